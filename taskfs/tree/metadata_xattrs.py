@@ -1,40 +1,24 @@
 """A task's metadata as extended attributes `user.taskfs.metadata.<key>`."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Final, Protocol
+from typing import Final
 
 from taskfs.errors import AttributeExists, InvalidValue, NoAttribute, ReadOnly
-from taskfs.model import TaskAPI
-from taskfs.support.interruptible_wait import Waiter
-from taskfs.tasks.task_cache import TaskCache
+from taskfs.tree.context import TreeContext
 
 PREFIX: Final = "user.taskfs.metadata."
 NAME_MAX: Final = 255  # bytes of an attribute's name, xattr(7)
 
 
-class _MetadataContext(Protocol):
-    @property
-    def api(self) -> TaskAPI: ...
-    @property
-    def task_cache(self) -> TaskCache: ...
-    @property
-    def api_pool(self) -> Executor: ...
-    @property
-    def waiter(self) -> Waiter: ...
-    @property
-    def read_only(self) -> bool: ...
-
-
 class MetadataAttributes:
     """The extended attributes of one task's directory."""
 
-    def __init__(self, task_id: str, context: _MetadataContext) -> None:
+    def __init__(self, task_id: str, context: TreeContext) -> None:
         self._task_id = task_id
-        self._metadata_context = context
+        self._context = context
 
     def _metadata(self) -> dict[str, str]:
-        return dict(self._metadata_context.task_cache.get_full(self._task_id).task.metadata or {})
+        return dict(self._context.task_cache.get_full(self._task_id).task.metadata or {})
 
     def xattr_names(self) -> list[str]:
         """Return one name for each metadata key that fits into a name."""
@@ -74,17 +58,17 @@ class MetadataAttributes:
         if replace and key not in metadata:
             raise NoAttribute(name)
         if metadata.get(key) != text:
-            self._send(lambda: self._metadata_context.api.set_metadata(self._task_id, key, text))
+            self._send(lambda: self._context.api.set_metadata(self._task_id, key, text))
 
     def remove_xattr(self, name: str) -> None:
         """Remove a metadata key at the API."""
         key = self._writable(name)
         if key not in self._metadata():
             raise NoAttribute(name)
-        self._send(lambda: self._metadata_context.api.remove_metadata(self._task_id, key))
+        self._send(lambda: self._context.api.remove_metadata(self._task_id, key))
 
     def _writable(self, name: str) -> str:
-        if self._metadata_context.read_only:
+        if self._context.read_only:
             raise ReadOnly("the mount is read-only")
         key = _key(name)
         if not key:
@@ -97,9 +81,9 @@ class MetadataAttributes:
         def change() -> None:
             request()
             # Not `reload`: it may join a request that the API answers as of before the change.
-            self._metadata_context.task_cache.load(self._task_id)
+            self._context.task_cache.load(self._task_id)
 
-        self._metadata_context.waiter.result(self._metadata_context.api_pool.submit(change))
+        self._context.waiter.result(self._context.api_pool.submit(change))
 
 
 def _key(name: str) -> str:

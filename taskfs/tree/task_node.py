@@ -34,7 +34,6 @@ class TaskNode(MetadataAttributes, Directory):
     def __init__(self, task_id: str, context: TreeContext, cached: CachedTask) -> None:
         Directory.__init__(self, task_id)
         MetadataAttributes.__init__(self, task_id, context)
-        self._context = context
         self._cached = cached
 
     def attrs(self) -> Attrs:
