@@ -87,7 +87,7 @@ class WholeListing:
         self._loads: dict[Scope, Future[float]] = {}
         self._turn = threading.Lock()  # held by the load that reads pages
         self._closed = threading.Event()
-        self._pool = DaemonPool(PAGES_AT_ONCE, "taskfs-pages")
+        self._pool = DaemonPool(PAGES_AT_ONCE, "taskfs-listing-pages")
         self.progress = Progress()
 
     def close(self) -> None:
