@@ -173,14 +173,12 @@ class AccountListing:
         """Request all unfinished tasks with one listing, and each known one that it lacks."""
         self._unfinished.apply(*self._unfinished.request())
 
-    def load_page_of(self, task_id: str) -> bool:
-        """Request the page that shows the task; return whether its position is known."""
+    def load_page_of(self, task_id: str) -> None:
+        """Request the page that shows the task, if its position is known."""
         scope = self._filter.scopes[0]
         position = self._database.position(task_id, scope)
-        if position is None or self._database.difference(scope) is None:
-            return False
-        self._load_page(scope, position // PAGE_TASKS + 1)
-        return True
+        if position is not None and self._database.difference(scope) is not None:
+            self._load_page(scope, position // PAGE_TASKS + 1)
 
     def recheck_next_page(self) -> None:
         """Request the next page of the listing; after the last page, the first.

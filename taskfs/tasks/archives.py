@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from taskfs.archive.long_builds import NotWanted
 from taskfs.archive.resources import ArchiveResources
-from taskfs.errors import NotFound, StaleObject, Unavailable
+from taskfs.errors import ArchiveLate, NotFound, StaleObject
 from taskfs.model import ObjectVersion, RemoteObject, Task, TaskAPI
 from taskfs.support.clock import age_clock
 from taskfs.support.interruptible_wait import Waiter
@@ -174,7 +174,7 @@ class ArchiveRegistry:
         """Return the archive as `get` does; wait for one that is late.
 
         Raises:
-            Unavailable: it did not come within the timeout (ETIMEDOUT).
+            ArchiveLate: it did not come within the timeout (ETIMEDOUT).
         """
         deadline_s = time.monotonic() + self._timeout_s
         while True:
@@ -182,7 +182,7 @@ class ArchiveRegistry:
             if archive is not None or not remaining_grace_s(task, kind, self._api.clock_offset_s):
                 return archive
             if time.monotonic() >= deadline_s:
-                raise Unavailable(f"task {task.id} has succeeded, but its archive is not there yet")
+                raise ArchiveLate(f"task {task.id} has succeeded, but its archive is not there yet")
             self._waiter.check()
             announce_wait()
             time.sleep(GRACE_POLL_S)
