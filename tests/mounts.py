@@ -82,6 +82,24 @@ def is_mounted(path: Path) -> bool:
     return any(line.split(" ")[4] == escaped for line in lines)
 
 
+def unmount(path: Path) -> None:
+    """Unmount as `taskfs umount` does, but in this process; on failure, detach and raise.
+
+    A busy mount is tried again: programs that look at every mount of the machine, such as `taskfs
+    doctor` in a test beside this one, use it while its daemon is slow to answer.
+    """
+    users: dict[str, None] = {}
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return umount(path, lazy=False)
+        except MountError as exc:
+            users.update(dict.fromkeys(users_of(path)))
+            if "busy" not in str(exc) or time.monotonic() > deadline:
+                umount(path, lazy=True)
+                raise AssertionError("\n".join((str(exc), *users))) from exc
+
+
 class Taskfs:
     """The command `taskfs` with its own home directory and the key of a cloud."""
 
@@ -159,15 +177,10 @@ class Mount:
         return int(json.loads((self.path / ".taskfs/stats.json").read_text())["pid"])
 
     def stop(self) -> None:
-        """Unmount as `taskfs umount` does, but in this process; on failure, detach and raise."""
+        """Unmount, as `unmount` does."""
         if not is_mounted(self.path):
             return
-        try:
-            umount(self.path, lazy=False)
-        except MountError as exc:
-            users = users_of(self.path)
-            umount(self.path, lazy=True)
-            raise AssertionError("\n".join((str(exc), *users))) from exc
+        unmount(self.path)
 
     def discard(self) -> str:
         """Detach the mount, busy or not; return the problem that its log reports, or ''."""

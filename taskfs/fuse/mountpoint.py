@@ -38,9 +38,10 @@ LAZY_TIMEOUT_S: Final = 2.0
 ASK_TIMEOUT_S: Final = 2.0
 MAX_LINKS: Final = 40  # links in a row, as in the kernel: path_resolution(7)
 POLL_S: Final = 0.02  # seconds between two checks of whether the daemon has ended
-# Seconds in which the calls of the daemon's helpers on the mount end. They take milliseconds, but
-# more on a busy machine.
-HELPER_S: Final = 1.0
+# Tries to unmount what is busy, and seconds between them. Calls of the daemon's helpers on the mount
+# take milliseconds, as do those of programs that look at every mount, but more on a busy machine.
+BUSY_TRIES: Final = 10
+BUSY_PAUSE_S: Final = 0.1
 PROC: Final = "/proc"
 MNT_DETACH: Final = 2  # umount2(2)
 
@@ -174,14 +175,14 @@ def _why_running(pid: int, device: str) -> str:
 
 def _unmount_if_idle(mountpoint: Path, *, lazy: bool) -> None:
     """Unmount; try again for a moment if it is busy, because a helper of the daemon may use it."""
-    deadline_s = time.monotonic() + HELPER_S
-    while True:
+    for _ in range(BUSY_TRIES):
         try:
             return _unmount(mountpoint, lazy=lazy)
         except MountError as exc:
-            if not _is_busy(exc) or time.monotonic() > deadline_s:
+            if not _is_busy(exc):
                 raise
-        time.sleep(HELPER_S / 10)
+        time.sleep(BUSY_PAUSE_S)
+    _unmount(mountpoint, lazy=lazy)
 
 
 def _is_busy(error: MountError) -> bool:

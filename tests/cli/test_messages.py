@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.fuse.mountpoint import umount
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
-from tests.mounts import is_mounted
+from tests.mounts import is_mounted, unmount
 
 
 def without_key(taskfs: Command) -> Command:
@@ -59,7 +58,7 @@ def test_a_mount_s_key_from_a_fifo(taskfs: Command, cloud: FakeCloud) -> None:
         writer.join(10)
         assert task in os.listdir(mountpoint)
     finally:
-        umount(mountpoint, lazy=False)
+        unmount(mountpoint)
 
 
 @pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0"])
@@ -136,9 +135,9 @@ def test_a_cache_directory_that_cannot_be_used(taskfs: Command, cloud: FakeCloud
             assert "--cache-dir" in done.stderr
             assert task in os.listdir(mountpoint)
         finally:
-            umount(mountpoint, lazy=False)
+            unmount(mountpoint)
     done = taskfs("mount", str(mountpoint), "--cache-dir", "/dev/null/x", "--cache-size", "0")
-    umount(mountpoint, lazy=False)
+    unmount(mountpoint)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.fuse.mountpoint import umount
 from tests.cli.conftest import Command
 from tests.fake_api import FakeCloud
-from tests.mounts import is_mounted
+from tests.mounts import is_mounted, unmount
 
 pytestmark = pytest.mark.mount
 
@@ -27,7 +26,7 @@ def test_a_missing_directory_below_the_home_is_created(
     try:
         assert task in os.listdir(path)
     finally:
-        umount(path, lazy=False)
+        unmount(path)
     done = taskfs("mount", str(taskfs.cwd / "elsewhere"))
     assert done.returncode == 1 and "create it with mkdir -p" in done.stderr
 
@@ -62,7 +61,7 @@ def test_if_needed(taskfs: Command, home: Path, task: str) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert os.stat(path).st_dev == before
     finally:
-        umount(path, lazy=False)
+        unmount(path)
 
 
 def test_the_configured_mountpoint(taskfs: Command, home: Path, task: str) -> None:
@@ -77,7 +76,7 @@ def test_the_configured_mountpoint(taskfs: Command, home: Path, task: str) -> No
         assert done.returncode == 2 and "`mountpoint` is not configured" in done.stderr
     (taskfs.cwd / "settings.toml").write_text('mountpoint = "~/other"\n')
     assert taskfs("mount", "--config", "settings.toml").returncode == 0
-    umount(home / "other", lazy=False)
+    unmount(home / "other")
 
 
 def test_a_terminal_gets_one_line(taskfs: Command, home: Path, task: str) -> None:
@@ -85,5 +84,5 @@ def test_a_terminal_gets_one_line(taskfs: Command, home: Path, task: str) -> Non
     path = home / "tasks"
     with taskfs.terminal("mount", str(path)) as terminal:
         terminal.read_until(f"mounted on {path}; `taskfs umount {path}` ends it")
-        umount(path, lazy=False)
+        unmount(path)
         assert terminal.text.count("\n") <= 1

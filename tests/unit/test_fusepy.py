@@ -238,7 +238,7 @@ def live():
 def look():
     for number in range(300):
         os.stat(mountpoint / str(number))
-    subprocess.run(["fusermount", "-u", mountpoint], check=True)
+    subprocess.run(["fusermount", "-uz", mountpoint], check=True)
 
 FusepyEngine(mountpoint, MountOptions(attr_timeout_s=0)).serve(Operations(), lambda: None, live)
 print(len(fresh))
