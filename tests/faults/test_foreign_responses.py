@@ -5,13 +5,11 @@ None of them may look like a directory without names, a task that is gone or a r
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.conftest import ON_BOTH, open_file_systems
 from tests.fake_api import FakeCloud
 from tests.faults.scenarios import add_fault, finished
 from tests.file_systems import FileSystem, Mounted, assert_same, errno_of, write
@@ -80,19 +78,6 @@ def test_a_404_on_the_listing_is_never_an_empty_directory(fs: FileSystem, foreig
     assert errno_of(lambda: fs.names(".by-status")) == errno.EIO
     fs.cloud.faults.clear()
     assert task in fs.names()
-
-
-@pytest.fixture(scope="module", params=ON_BOTH)
-def unlisting_fs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[FileSystem]:
-    """A file system that lists the tasks once: new ones are requested one by one."""
-    folder = tmp_path_factory.mktemp("unlisting")
-    with FakeCloud() as cloud:
-        for open_one in open_file_systems(request.param, cloud, folder):
-            fs = open_one(dir_cache_time="1h", timeout="6s")
-            fs.names()
-            yield fs
 
 
 @pytest.mark.parametrize("foreign", TRANSPORT_ERRORS)
@@ -240,9 +225,11 @@ def test_a_page_in_place_of_an_archives_end_is_eio(fs: FileSystem, page: str) ->
 
 
 @pytest.mark.parametrize("status", [202, 204, 300, 304])
-def test_a_status_that_makes_no_sense_is_looked_at_once_more(fs: FileSystem, status: int) -> None:
+def test_a_status_that_makes_no_sense_is_looked_at_once_more(
+    unlisting_fs: FileSystem, status: int
+) -> None:
     """X-14: A status that makes no sense is asked for once more, on API and store alike."""
-    fs.names()
+    fs = unlisting_fs
     task = finished(fs.cloud, a=CONTENT)
     wrong = answer(b"", "text/plain", status)
     faults = [

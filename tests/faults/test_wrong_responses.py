@@ -49,49 +49,49 @@ def test_a_flipped_byte_is_looked_at_once_more(patient: Mounted, method: int) ->
 @pytest.mark.parametrize("at", [0, HEADER + 10, HEADER + 350_000, HEADER + 600_000])
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 def test_a_lasting_flipped_byte_is_eio_until_the_store_recovers(
-    hasty: Mounted, method: int, at: int
+    uncached: Mounted, method: int, at: int
 ) -> None:
     """I-3, I-5: Damage that stays is EIO, and the next open drops the kernel's pages, so it is
     never served once the store has recovered."""
-    task = finished(hasty.cloud, method, a=CONTENT, z=b"z")
-    assert hasty.stat(f"{task}/outputs/a").st_size == len(CONTENT)
-    add_fault(hasty.cloud, "store", task, "flip", at=at, times=None)
+    task = finished(uncached.cloud, method, a=CONTENT, z=b"z")
+    assert uncached.stat(f"{task}/outputs/a").st_size == len(CONTENT)
+    add_fault(uncached.cloud, "store", task, "flip", at=at, times=None)
     for _ in range(2):
-        assert errno_of(lambda: read_whole(hasty, f"{task}/outputs/a", CONTENT)) == errno.EIO
-    hasty.cloud.faults.clear()
+        assert errno_of(lambda: read_whole(uncached, f"{task}/outputs/a", CONTENT)) == errno.EIO
+    uncached.cloud.faults.clear()
     for _ in range(2):  # the second time from the kernel's pages
-        read_whole(hasty, f"{task}/outputs/a", CONTENT)
+        read_whole(uncached, f"{task}/outputs/a", CONTENT)
 
 
-def test_readers_that_share_the_page_cache_share_the_check(hasty: Mounted) -> None:
+def test_readers_that_share_the_page_cache_share_the_check(uncached: Mounted) -> None:
     """I-4, I-5: A half in the kernel's pages from one reader and the rest by another handle are
     checked together."""
-    task = finished(hasty.cloud, a=CONTENT, z=b"z")
+    task = finished(uncached.cloud, a=CONTENT, z=b"z")
     path = f"{task}/outputs/a"
-    assert hasty.stat(path).st_size == len(CONTENT)
-    add_fault(hasty.cloud, "store", task, "flip", at=HEADER + 100_000, times=None)
-    with hasty.open(path) as opened:
+    assert uncached.stat(path).st_size == len(CONTENT)
+    add_fault(uncached.cloud, "store", task, "flip", at=HEADER + 100_000, times=None)
+    with uncached.open(path) as opened:
         wrong = opened.read_at(0, PIECE)  # it is among the kernel's pages now
     assert wrong != CONTENT[:PIECE]
-    hasty.cloud.faults.clear()
-    assert errno_of(lambda: read_whole(hasty, path, CONTENT)) == errno.EIO
+    uncached.cloud.faults.clear()
+    assert errno_of(lambda: read_whole(uncached, path, CONTENT)) == errno.EIO
     for _ in range(2):
-        read_whole(hasty, path, CONTENT)
+        read_whole(uncached, path, CONTENT)
 
 
-def test_readers_beside_a_damaged_read_get_eio_or_right_bytes(hasty: Mounted) -> None:
+def test_readers_beside_a_damaged_read_get_eio_or_right_bytes(uncached: Mounted) -> None:
     """I-1, I-4: However many read at once, none gets a wrong member with a good end."""
     for seed in range(3):
-        task = finished(hasty.cloud, a=CONTENT, z=b"z")
+        task = finished(uncached.cloud, a=CONTENT, z=b"z")
         path = f"{task}/outputs/a"
-        assert hasty.stat(path).st_size == len(CONTENT)
-        add_fault(hasty.cloud, "store", task, "flip", at=HEADER + 123_456, skip=seed % 2)
+        assert uncached.stat(path).st_size == len(CONTENT)
+        add_fault(uncached.cloud, "store", task, "flip", at=HEADER + 123_456, skip=seed % 2)
         start = threading.Barrier(4)
 
         def read(path: str = path, start: threading.Barrier = start) -> int:
             start.wait()
             try:
-                read_whole(hasty, path, CONTENT)
+                read_whole(uncached, path, CONTENT)
             except OSError as exc:
                 return exc.errno or 0
             return 0
@@ -99,19 +99,19 @@ def test_readers_beside_a_damaged_read_get_eio_or_right_bytes(hasty: Mounted) ->
         with ThreadPoolExecutor(4) as pool:
             outcomes = list(pool.map(lambda _, read=read: read(), range(4)))
         assert set(outcomes) <= {0, errno.EIO}
-        read_whole(hasty, path, CONTENT)
+        read_whole(uncached, path, CONTENT)
 
 
-def test_200_for_206_is_accepted_for_small_objects_only(hasty: Mounted) -> None:
+def test_200_for_206_is_accepted_for_small_objects_only(uncached: Mounted) -> None:
     """X-6: 200 in place of 206 is accepted for small objects only."""
-    small = finished(hasty.cloud, a=CONTENT)
-    large = finished(hasty.cloud, a=noise(4, SMALL_OBJECT + 1))
-    hasty.cloud.faults.add("whole", side="store", times=None)
-    read_whole(hasty, f"{small}/outputs/a", CONTENT)
-    hasty.cloud.clear_requests()
-    assert errno_of(lambda: hasty.names(f"{large}/outputs")) == errno.EOPNOTSUPP
-    hasty.cloud.faults.clear()
-    read_whole(hasty, f"{large}/outputs/a", noise(4, SMALL_OBJECT + 1))
+    small = finished(uncached.cloud, a=CONTENT)
+    large = finished(uncached.cloud, a=noise(4, SMALL_OBJECT + 1))
+    uncached.cloud.faults.add("whole", side="store", times=None)
+    read_whole(uncached, f"{small}/outputs/a", CONTENT)
+    uncached.cloud.clear_requests()
+    assert errno_of(lambda: uncached.names(f"{large}/outputs")) == errno.EOPNOTSUPP
+    uncached.cloud.faults.clear()
+    read_whole(uncached, f"{large}/outputs/a", noise(4, SMALL_OBJECT + 1))
 
 
 WRONG: Final[dict[str, tuple[str, dict[str, Any]]]] = {
@@ -137,20 +137,20 @@ WRONG: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_response_of_the_store_is_eio_and_not_kept(hasty: Mounted, wrong: str) -> None:
+def test_a_wrong_response_of_the_store_is_eio_and_not_kept(uncached: Mounted, wrong: str) -> None:
     """X-4, X-14, F-15: A wrong or missing `Content-Range`, a longer body, endless redirects and
     their like are EIO, and nothing of them is kept."""
-    unopened = finished(hasty.cloud, a=CONTENT, z=b"z")
-    opened = finished(hasty.cloud, a=CONTENT, z=b"z")
-    assert hasty.stat(f"{opened}/outputs/a").st_size == len(CONTENT)
+    unopened = finished(uncached.cloud, a=CONTENT, z=b"z")
+    opened = finished(uncached.cloud, a=CONTENT, z=b"z")
+    assert uncached.stat(f"{opened}/outputs/a").st_size == len(CONTENT)
     kind, options = WRONG[wrong]
     for task in (unopened, opened):
-        add_fault(hasty.cloud, "store", task, kind, times=None, **options)
-    assert errno_of(lambda: hasty.names(f"{unopened}/outputs")) == errno.EIO
-    assert errno_of(lambda: read_whole(hasty, f"{opened}/outputs/a", CONTENT)) == errno.EIO
-    hasty.cloud.faults.clear()
+        add_fault(uncached.cloud, "store", task, kind, times=None, **options)
+    assert errno_of(lambda: uncached.names(f"{unopened}/outputs")) == errno.EIO
+    assert errno_of(lambda: read_whole(uncached, f"{opened}/outputs/a", CONTENT)) == errno.EIO
+    uncached.cloud.faults.clear()
     for task in (unopened, opened):
-        read_whole(hasty, f"{task}/outputs/a", CONTENT)
+        read_whole(uncached, f"{task}/outputs/a", CONTENT)
 
 
 def test_a_body_without_a_length_is_taken_by_its_range(
@@ -213,17 +213,17 @@ PAGES_WITHOUT_END: Final = "pages without end"
 
 @pytest.mark.parametrize("wrong", [name for name in NO_LISTING if name != PAGES_WITHOUT_END])
 def test_a_wrong_response_of_the_api_is_eio_and_no_empty_directory(
-    hasty: Mounted, wrong: str
+    uncached: Mounted, wrong: str
 ) -> None:
     """X-4, X-14: HTML in place of JSON, fields of the wrong type and endless redirects are EIO and
     never an empty directory."""
-    task = finished(hasty.cloud, a=CONTENT)
-    assert task in hasty.names()
+    task = finished(uncached.cloud, a=CONTENT)
+    assert task in uncached.names()
     kind, options = NO_LISTING[wrong]
-    hasty.cloud.faults.add(kind, path="/tasks", times=None, **options)
-    assert errno_of(hasty.names) == errno.EIO
-    hasty.cloud.faults.clear()
-    assert task in hasty.names()
+    uncached.cloud.faults.add(kind, path="/tasks", times=None, **options)
+    assert errno_of(uncached.names) == errno.EIO
+    uncached.cloud.faults.clear()
+    assert task in uncached.names()
 
 
 def test_a_listing_with_fewer_tasks_than_announced_fails(cloud: FakeCloud) -> None:
@@ -238,41 +238,43 @@ def test_a_listing_with_fewer_tasks_than_announced_fails(cloud: FakeCloud) -> No
     client.close()
 
 
-def test_one_bad_record_does_not_break_the_others(hasty: Mounted) -> None:
+def test_one_bad_record_does_not_break_the_others(uncached: Mounted) -> None:
     """X-17, N-20: A record with fields of the wrong type does not break the others, and no id leads
     out of its directory."""
-    good = hasty.cloud.add_task(status="started")
-    odd = hasty.cloud.add_task(status="started")
+    good = uncached.cloud.add_task(status="started")
+    odd = uncached.cloud.add_task(status="started")
     wrong: Any = 7
-    hasty.cloud.update_task(
+    uncached.cloud.update_task(
         odd, metrics="x", executer=[], project=wrong, create_time={}, task_metadata=[1]
     )
     records = [
-        hasty.cloud.add_task(name, status="started") for name in ("..", "a/b", ".", "x" * 300)
+        uncached.cloud.add_task(name, status="started") for name in ("..", "a/b", ".", "x" * 300)
     ]
     try:
-        listed = hasty.names()
+        listed = uncached.names()
         assert {good, odd} <= set(listed)
         assert not set(records) & set(listed)
-        for name in hasty.names(odd):
-            hasty.stat(f"{odd}/{name}")
-        assert (hasty.path / good / "status").read_text() == "started\n"
+        for name in uncached.names(odd):
+            uncached.stat(f"{odd}/{name}")
+        assert (uncached.path / good / "status").read_text() == "started\n"
     finally:
         for name in (*records, odd):
-            hasty.cloud.remove_task(name)
+            uncached.cloud.remove_task(name)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"is_terminated": None}, {"is_terminated": "no", "id": 7}, {"position_in_queue": 3}]
 )
-def test_a_status_with_odd_fields_is_still_a_status(hasty: Mounted, wrong: dict[str, Any]) -> None:
+def test_a_status_with_odd_fields_is_still_a_status(
+    uncached: Mounted, wrong: dict[str, Any]
+) -> None:
     """X-17: A field of the wrong type counts as missing and is no reason to refuse a kill."""
-    task = hasty.cloud.add_task(status="started")
-    hasty.names()
+    task = uncached.cloud.add_task(status="started")
+    uncached.names()
     value = {"id": task, "status": "started", **wrong}
-    hasty.cloud.faults.add("json", path=f"/tasks/{task}/status", times=None, value=value)
-    (hasty.path / task / "kill").write_text("1")
-    assert hasty.cloud.killed.count(task) == 1
+    uncached.cloud.faults.add("json", path=f"/tasks/{task}/status", times=None, value=value)
+    (uncached.path / task / "kill").write_text("1")
+    assert uncached.cloud.killed.count(task) == 1
 
 
 def test_a_server_with_smaller_pages_is_listed_completely(cloud: FakeCloud) -> None:
@@ -292,9 +294,9 @@ def test_a_server_with_smaller_pages_is_listed_completely(cloud: FakeCloud) -> N
     client.close()
 
 
-def test_a_listing_whose_pages_shift_under_the_reader_loses_no_task(hasty: Mounted) -> None:
+def test_a_listing_whose_pages_shift_under_the_reader_loses_no_task(uncached: Mounted) -> None:
     """N-1: A listing whose pages shift while they are read loses no task."""
-    cloud = hasty.cloud
+    cloud = uncached.cloud
     kept = {cloud.add_task() for _ in range(1050)}
     gone = [cloud.add_task() for _ in range(2)]
 
@@ -305,17 +307,17 @@ def test_a_listing_whose_pages_shift_under_the_reader_loses_no_task(hasty: Mount
 
     cloud.faults.add("status", status=500, path="/tasks", match=shift, times=None)
     try:
-        assert kept <= set(hasty.names())
+        assert kept <= set(uncached.names())
         assert gone == []
     finally:
         for task in kept:
             cloud.remove_task(task)
 
 
-def test_answers_without_end_cost_no_memory(hasty_mount: tuple[FakeCloud, Mount]) -> None:
+def test_answers_without_end_cost_no_memory(uncached_mount: Mount) -> None:
     """R-20, Y-10: Endless bodies, and answers that unpack to a thousand times their size, cost no
     memory."""
-    cloud, mount = hasty_mount
+    cloud, mount = uncached_mount.cloud, uncached_mount
     fs = Mounted(cloud, mount.path)
     task = finished(cloud, a=CONTENT)
     assert task in fs.names()
