@@ -6,7 +6,7 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, for_each_node, open_file, open_tree, path_argument
 from taskfs.cli.tree_paths import Found
 
 
@@ -20,7 +20,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
     `taskfs ls --help` for the forms of ID/PATH.
     """
     with open_tree(settings, paths) as tree:
-        return for_each(paths, lambda path: for_each(tree.find(path), _print))
+        return for_each(paths, lambda path: for_each_node(tree.find(path), _print))
 
 
 def _print(found: Found) -> None:

@@ -12,7 +12,7 @@ from taskfs.cli.options import Settings, config_options, parsed_by
 from taskfs.cli.progress import progress_bar
 from taskfs.cli.signals import exit_on_signals
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, for_each_node, open_file, open_tree, path_argument
 from taskfs.cli.tree_paths import Found, TreeFinder, children, is_directory
 from taskfs.errors import ConfigError, IsADirectory
 from taskfs.support.parsing import parse_path
@@ -55,6 +55,11 @@ class _File(NamedTuple):
     target: Path
     size: int
 
+    @property
+    def path(self) -> str:
+        """The path of the file in the tree."""
+        return self.found.path
+
 
 class _Copier:
     """Copies files and directories to one destination."""
@@ -92,9 +97,9 @@ class _Copier:
             target = self._destination / name if into_directory else self._destination
             return self._add_files(each, target, files)
 
-        status = for_each(found, add)
+        status = for_each_node(found, add)
         with progress_bar(sum(file.size for file in files)) as self._advance:
-            return for_each(files, self._copy_file) or status
+            return for_each_node(files, self._copy_file) or status
 
     def _add_files(self, found: Found, target: Path, files: "list[_File]") -> int:
         if not is_directory(found.node):
@@ -102,7 +107,7 @@ class _Copier:
             return 0
         if not self._recursive:
             raise IsADirectory(f"{found.path} is a directory: add -r")
-        return for_each(
+        return for_each_node(
             children(found),
             lambda child: self._add_files(child, target / child.path.rpartition("/")[2], files),
         )

@@ -4,8 +4,8 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_command import for_each, open_tree, path_argument
-from taskfs.cli.tree_paths import Found, children, is_directory
+from taskfs.cli.tree_command import for_each, for_each_node, open_tree, path_argument
+from taskfs.cli.tree_paths import Found, TreeFinder, children, is_below_live, is_directory
 from taskfs.support.formatting import escape_controls, format_size
 
 
@@ -31,7 +31,13 @@ def command(
         click.echo("\n".join(lines))
 
     with open_tree(settings, paths) as tree:
-        return for_each(paths, lambda path: for_each(tree.find(path), show))
+        return for_each(paths, lambda path: for_each_node(_find(tree, path), show))
+
+
+def _find(tree: TreeFinder, path: TaskPath) -> list[Found]:
+    """Return what *path* names; of several nodes those that are not below `live/`."""
+    found = tree.find(path)
+    return found if len(found) == 1 else [each for each in found if not is_below_live(each.path)]
 
 
 def _measure(found: Found, lines: "list[str] | None", in_bytes: bool) -> int:
@@ -41,7 +47,7 @@ def _measure(found: Found, lines: "list[str] | None", in_bytes: bool) -> int:
     is_task = "/" not in found.path
     total = 0
     for child in children(found):
-        if is_task and child.path.endswith("/live"):
+        if is_task and is_below_live(child.path):
             continue  # its machine reports no sizes
         if is_directory(child.node):
             size = _measure(child, lines, in_bytes)

@@ -7,7 +7,7 @@ import click
 
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, for_each_node, open_file, open_tree, path_argument
 from taskfs.cli.tree_paths import Found, TreeFinder
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings)
             _print_head(handle, count)
         sys.stdout.buffer.flush()
 
-    return for_each(files, show)
+    return for_each_node(files, show)
 
 
 def _print_head(handle: "Handle", count: int) -> None:

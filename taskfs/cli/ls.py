@@ -8,7 +8,7 @@ import click
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import align, is_terminal
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_command import for_each, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, for_each_node, open_tree, path_argument
 from taskfs.cli.tree_paths import Found, TreeFinder, children, is_directory
 from taskfs.support.formatting import escape_controls, format_local_time
 
@@ -58,7 +58,9 @@ class _Lister:
 
     def _print_directories(self, entries: list[Found], *, show_path: bool) -> int:
         directories = [entry for entry in entries if is_directory(entry.node)]
-        return for_each(directories, lambda each: self._print_directory(each, show_path=show_path))
+        return for_each_node(
+            directories, lambda each: self._print_directory(each, show_path=show_path)
+        )
 
     def _print_directory(self, found: Found, *, show_path: bool) -> int:
         entries = list(children(found)) if self._long or self._recursive else None

@@ -9,7 +9,7 @@ import click
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.progress import progress_bar
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_command import for_each, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, for_each_node, open_tree, path_argument
 from taskfs.cli.tree_paths import Found, TreeFinder, join
 from taskfs.errors import ConfigError, NotFound, Unavailable
 from taskfs.support.formatting import format_size
@@ -46,7 +46,7 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
 
 
 def _pin_all(tree: TreeFinder, path: TaskPath, max_bytes: int) -> int:
-    return for_each(
+    return for_each_node(
         tree.find(path), lambda found: _pin(found, list(_archive_ranges(tree, found)), max_bytes)
     )
 

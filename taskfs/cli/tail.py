@@ -10,7 +10,7 @@ from taskfs.cli.head import CHUNK_BYTES, Headings, line_count_option
 from taskfs.cli.options import Settings, config_options
 from taskfs.cli.output import print_error, terminal_notifier
 from taskfs.cli.task_ids import TaskPath
-from taskfs.cli.tree_command import for_each, open_file, open_tree, path_argument
+from taskfs.cli.tree_command import for_each, for_each_node, open_file, open_tree, path_argument
 from taskfs.cli.tree_paths import Found, TreeFinder, is_live_file
 from taskfs.errors import BadResponse, NotFound, Unavailable
 
@@ -56,7 +56,7 @@ def _print_all(tree: TreeFinder, path: TaskPath, count: int, headings: Headings)
             _print_from(handle, find_tail(handle, count))
         sys.stdout.buffer.flush()
 
-    return for_each(files, show)
+    return for_each_node(files, show)
 
 
 class Readable(Protocol):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import click
 
@@ -15,15 +15,32 @@ from taskfs.cli.api_session import configure_logging
 from taskfs.cli.options import Settings, parsed_by
 from taskfs.cli.output import describe_error, print_error, terminal_notifier
 from taskfs.cli.task_ids import LATEST, TaskPath, is_whole_id, parse_task_path
-from taskfs.cli.tree_paths import Found, TreeFinder, is_directory
-from taskfs.errors import IsADirectory, TaskFSError
+from taskfs.cli.tree_paths import Found, TreeFinder, is_below_live, is_directory
+from taskfs.errors import (
+    AccessDenied,
+    ArchiveLate,
+    BadResponse,
+    IsADirectory,
+    NotCached,
+    TaskFSError,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from taskfs.config import Config
     from taskfs.first_listing import FirstRecords
     from taskfs.tree.handles import Handle
 
+
+class HasPath(Protocol):
+    """A file or directory with its path, which begins with the id of its task."""
+
+    @property
+    def path(self) -> str: ...
+
+
 T = TypeVar("T")
+N = TypeVar("N", bound=HasPath)
 
 # Seconds at the end of a command for writing fetched blocks to the disk cache.
 CACHE_WRITE_TIMEOUT_S: Final = 1.0
@@ -78,19 +95,43 @@ def _await_cache_writes() -> None:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
-def for_each(paths: Iterable[T], action: Callable[[T], int | None]) -> int:
-    """Run *action*, which may return an exit status, for each path; return the exit status of all.
+def for_each(
+    items: Iterable[T],
+    action: Callable[[T], int | None],
+    ends_at: Callable[[T, TaskFSError], bool] = lambda item, error: False,
+) -> int:
+    """Run *action*, which may return an exit status, for each item; return the exit status of all.
 
-    Each failure is printed.
+    Each failure is printed, except those that *ends_at* has raised.
     """
     status = 0
-    for path in paths:
+    for item in items:
         try:
-            status = action(path) or status
+            status = action(item) or status
         except TaskFSError as exc:
+            if ends_at(item, exc):
+                raise
             print_error(describe_error(exc))
             status = 1
     return status
+
+
+def for_each_node(nodes: Iterable[N], action: Callable[[N], int | None]) -> int:
+    """Do as `for_each` with the files and directories of one path, but end at an outage.
+
+    Each of the others would wait for all of the timeout. A machine that is silent ends nothing,
+    because its failure is remembered, and archives do not need it.
+
+    Raises:
+        Unavailable, AccessDenied, BadResponse: the API or the store fails.
+    """
+    return for_each(nodes, action, _is_outage)
+
+
+def _is_outage(node: HasPath, error: TaskFSError) -> bool:
+    if is_below_live(node.path) or isinstance(error, ArchiveLate | NotCached):
+        return False
+    return isinstance(error, Unavailable | AccessDenied | BadResponse)
 
 
 def path_argument(*, required: bool = True) -> Callable[[Any], Any]:

@@ -193,6 +193,11 @@ def is_directory(node: "Node") -> bool:
     return isinstance(node, Directory)
 
 
+def is_below_live(path: str) -> bool:
+    """Return whether *path*, which begins with a task's id, is the task's `live/` or below it."""
+    return path.split("/")[1:2] == ["live"]
+
+
 def is_live_file(node: "Node") -> bool:
     """Return whether *node* is a file on the machine of a running task."""
     from taskfs.tree.live_nodes import LiveFileNode

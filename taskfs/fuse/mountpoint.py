@@ -38,8 +38,9 @@ LAZY_TIMEOUT_S: Final = 2.0
 ASK_TIMEOUT_S: Final = 2.0
 MAX_LINKS: Final = 40  # links in a row, as in the kernel: path_resolution(7)
 POLL_S: Final = 0.02  # seconds between two checks of whether the daemon has ended
-# Tries to unmount what is busy, and seconds between them. Calls of the daemon's helpers on the mount
-# take milliseconds, as do those of programs that look at every mount, but more on a busy machine.
+# Tries to unmount what is busy, and seconds between them. Calls of the daemon's helpers on the
+# mount take milliseconds, as do those of programs that look at every mount, but more on a busy
+# machine.
 BUSY_TRIES: Final = 10
 BUSY_PAUSE_S: Final = 0.1
 PROC: Final = "/proc"

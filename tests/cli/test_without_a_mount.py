@@ -468,6 +468,31 @@ class TestCp:
         assert not list(taskfs.cwd.glob(".*.part")) and not (taskfs.cwd / "large.bin").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [("cat", "*.bin"), ("head", "*.bin"), ("tail", "*.bin"), ("cp", "*.bin", ".")]
+)
+def test_an_outage_ends_a_glob(taskfs: Command, cloud: FakeCloud, words: tuple[str, ...]) -> None:
+    """C-45: The files of one path do not wait for the timeout one after another in an outage."""
+    task = cloud.add_task(outputs={f"{n}.bin": os.urandom(300_000) for n in range(3)})
+    taskfs("ls", f"{task}/outputs")
+    cloud.fail("store")
+    command, pattern, *rest = words
+    done = taskfs(command, f"{task}/{pattern}", *rest, "--timeout", "1s")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+
+
+@pytest.mark.parametrize("words", [("ls", "-R"), ("cp", "-r", "latest", ".")])
+def test_an_outage_ends_a_recursion(
+    taskfs: Command, cloud: FakeCloud, words: tuple[str, ...]
+) -> None:
+    """C-45: `ls -R` and `cp -r` end when the store gives no answer to one directory."""
+    for _ in range(2):
+        cloud.add_task(outputs=OUTPUTS, inputs=OUTPUTS)
+    cloud.fail("store")
+    done = taskfs(*words, "--timeout", "1s")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+
+
 @pytest.mark.parametrize("command", ["cat", "head", "tail", "ls"])
 def test_many_tasks_cost_few_requests_of_the_api(
     taskfs: Command, cloud: FakeCloud, command: str

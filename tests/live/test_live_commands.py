@@ -69,6 +69,9 @@ def test_du_asks_no_machine(taskfs: Taskfs, cloud: FakeCloud, task: str) -> None
     done = taskfs("du", "-b", task)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"0\t{task}/inputs\n0\t{task}/outputs\n0\t{task}\n"
+    done = taskfs("du", "-s", f"{task}/*")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "/live" not in done.stdout and f"\t{task}/outputs\n" in done.stdout
     assert not any(record.path.endswith("/offer") for record in cloud.requests)
 
 
