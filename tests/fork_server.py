@@ -36,6 +36,8 @@ COMMAND: Final = (sys.executable, "-W", "error", "-m", "taskfs")
 # The interpreter and the C library read these when a process starts.
 _READ_AT_START: Final = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_")
 _STREAMS: Final = "PYTHONIOENCODING"  # a forked command applies this one
+# The variable of a forked command with a Python program that it runs first, to set a constant.
+PRELUDE: Final = "TASKFS_TESTS_PRELUDE"
 # Packages that most commands do not load; the first process that needs one loads it.
 _NOT_PRELOADED: Final = ("taskfs.__main__", "taskfs.demo", "taskfs.fsspec", "taskfs.fuse.fusepy")
 _MAX_REQUEST: Final = 1 << 17  # bytes; a packet of a Unix socket is delivered whole or not at all
@@ -89,6 +91,7 @@ def run_bytes(
     """Do the same as `run`, with bytes."""
     if can_fork(environment) and not new_interpreter:
         return _server().run(_request(arguments, cwd, environment), stdin, timeout_s)
+    assert PRELUDE not in environment
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=cwd,
@@ -295,6 +298,7 @@ def _become_command(request: dict[str, Any], descriptors: list[int]) -> None:
     time.tzset()
     _set_command_line([*COMMAND, *request["arguments"]])
     sys.argv = [str(ROOT / "taskfs/__main__.py"), *request["arguments"]]
+    exec(os.environ.pop(PRELUDE, ""))
     from taskfs.__main__ import run
 
     run()
