@@ -18,6 +18,7 @@ class StunServer:
         self.socket.bind(("0.0.0.0", 0))
         self.delay_s, self.turn = delay_s, turn
         self.requests = 0
+        self.allocations: set[bytes] = set()  # the transactions of Allocate
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -31,6 +32,8 @@ class StunServer:
                 return
             self.requests += 1
             kind, transaction = struct.unpack(">H", data[:2])[0], data[8:20]
+            if kind == 0x0003:
+                self.allocations.add(transaction)
             answer = None
             if kind == 0x0001:
                 port, address = peer[1] ^ (MAGIC >> 16), _number(peer[0]) ^ MAGIC

@@ -14,7 +14,9 @@ import pytest
 from taskfs.demo.cloud import EmbeddedCloud
 from taskfs.errors import Unavailable
 from taskfs.model import LIVE_STATUSES
+from taskfs.remote import live_channel
 from taskfs.remote.live_channel import LiveChannels
+from taskfs.remote.live_connection import require_aiortc
 from taskfs.remote.live_signalling import SignallingRequest
 from taskfs.tasks.live import LiveFiles
 from tests.fake_api import FakeCloud
@@ -54,10 +56,17 @@ def _encode(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def imported_aiortc() -> None:
+    """Import aiortc first: by the first offer, a cloud would do so while its requests wait."""
+    require_aiortc()
+
+
 @pytest.fixture(autouse=True)
 def no_turn_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trees in process look for no server on the internet."""
     monkeypatch.setenv("INDUCTIVA_TURN_SERVER_URL", NO_SERVER)
+    monkeypatch.setattr(live_channel, "HOST_ONLY_S", PATIENT_S)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from taskfs.remote.live_messages import LS, Question, tail
 from taskfs.remote.live_signalling import SignallingRequest
 from taskfs.tasks.live import LiveFiles
 from tests.fake_api import FakeCloud
-from tests.live.conftest import NO_SERVER, Requests
+from tests.live.conftest import BUSY_S, NO_SERVER, PATIENT_S, Requests
 from tests.live.machine_model import Clock, ModelMachine
 from tests.mounts import eventually
 
@@ -134,7 +134,7 @@ def test_a_tail_that_waits_for_its_file(cloud: FakeCloud, channels: LiveChannels
     files = cloud.machine_files(task)
     threading.Timer(0.3, files.write, ("later", b"here\n")).start()
     question = Question("tail", {"filename": "later", "lines": 1, "wait": True})
-    answer = channels.machine(task).ask(question, 10.0, lambda: False)
+    answer = channels.machine(task).ask(question, PATIENT_S, lambda: False)
     assert answer is not None and answer.message == ["here"]
 
 
@@ -176,7 +176,7 @@ def test_the_machines_of_running_tasks_accept_offers(cloud: FakeCloud) -> None:
     for status in sorted(KNOWN_STATUSES, key=running.__contains__):  # those that accept, last
         tasks[status] = task = cloud.add_task(status=status)
         offer = {"sender_id": "s", "receiver_id": task, "type": "offer", "sdp": ""}
-        Requests(cloud)(SignallingRequest("POST", f"/tasks/{task}/offer", None, offer, 5))
+        Requests(cloud)(SignallingRequest("POST", f"/tasks/{task}/offer", None, offer, BUSY_S))
     eventually(lambda: all(cloud.machine(tasks[status]).connections for status in running))
     assert {name for name, task in tasks.items() if cloud.machine(task).connections} == {*running}
 
@@ -188,7 +188,7 @@ def test_wrong_calls_of_signalling(cloud: FakeCloud) -> None:
     base = f"/tasks/{task}"
 
     def status(method: str, path: str, params: Any = None, body: Any = None) -> int:
-        return send(SignallingRequest(method, path, params, body, 5))[0]
+        return send(SignallingRequest(method, path, params, body, BUSY_S))[0]
 
     assert status("POST", base + "/register", body={}) == 422
     assert status("POST", base + "/register", body=[]) == 422
@@ -197,4 +197,4 @@ def test_wrong_calls_of_signalling(cloud: FakeCloud) -> None:
     assert status("GET", base + "/message", {"client": "s", "block_s": "61"}) == 422
     assert status("GET", base + "/message", {"client": "s", "block_s": "0"}) == 204
     assert status("POST", "/tasks/none/register", body={"sender_id": "s"}) == 404
-    assert json.loads(send(SignallingRequest("GET", "/nothing", None, None, 5))[1])
+    assert json.loads(send(SignallingRequest("GET", "/nothing", None, None, BUSY_S))[1])
