@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from taskfs.errors import AccessDenied, BadResponse, Interrupted, Unavailable, Unreachable
-from taskfs.remote import live_connection
+from taskfs.remote import live_connection, live_servers
 from taskfs.remote.api_client import TaskClient
 from taskfs.remote.live_channel import LiveChannels, TaskMachine
 from taskfs.remote.live_connection import MAX_ABANDONED, announce_size
@@ -146,9 +146,10 @@ def test_a_question_without_an_answer(cloud: FakeCloud, channels: LiveChannels, 
     """L-8: silent: ETIMEDOUT; a question has its own, shorter timeout."""
     machine = channels.machine(task)
     ask(machine, LS)
-    cloud.machine(task).faults.add("silence", times=2)
+    cloud.machine(task).faults.add("silence", times=None)
     with question_timeout(channels, 0.5), fails_early():
         ask(machine, tail("stdout.txt", -1), silence_probe=SILENCE_PROBE)
+    cloud.machine(task).faults.clear()
     assert ask(machine, tail("stdout.txt", 1)).message == ["three"]
 
 
@@ -239,9 +240,13 @@ def test_a_large_answer_that_takes_long(
     cloud.machine_files(task).write("large", content)
     machine = channels.machine(task)
     ask(machine, LS)
-    with question_timeout(channels, 3.0):  # it takes 8 s, and a busy machine 1 s until it begins
-        lines = ask(machine, tail("large", 300_000)).message
-    assert "\n".join(lines).encode() == content[:-1]
+    found: list[Answer] = []
+    with question_timeout(channels, 1.0):  # an answer takes 2 s, in which a busy machine may pause
+        for _ in range(5):
+            with contextlib.suppress(Unavailable):
+                found.append(ask(machine, tail("large", 300_000)))
+                break
+    assert "\n".join(found[0].message).encode() == content[:-1]
     cloud.machine(task).faults.add("silence")
     with question_timeout(channels, 0.5), fails_early():
         ask(machine, LS)
@@ -405,17 +410,18 @@ def test_an_interrupt_frees_the_reader(cloud: FakeCloud, channels: LiveChannels,
 
 
 def test_a_silent_server_does_not_delay(
-    cloud: FakeCloud, new_channels: NewChannels, task: str
+    cloud: FakeCloud, new_channels: NewChannels, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L-8: A STUN server that does not answer does not delay a machine that is reachable
     without it."""
+    monkeypatch.setattr(live_servers, "_PROBE_S", PATIENT_S)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         server = f"127.0.0.1:{silent.getsockname()[1]}"
         channels = new_channels(turn_server=server, idle_time_s=0.1)
         start_s = time.monotonic()
         ask(channels.machine(task), LS)
-        assert time.monotonic() - start_s < 2.9  # a probe of the server lasts 3 s
+        assert time.monotonic() - start_s < BUSY_S  # a probe of the server lasts PATIENT_S
         silent.settimeout(BUSY_S)
         assert len(silent.recv(100)) == 20
 
