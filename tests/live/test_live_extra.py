@@ -107,7 +107,7 @@ def test_packages_are_gone_after_the_first_look(
     (hooks / "sitecustomize.py").write_text(REFUSING.format(flag=str(flag), names=str(names)))
     other = cloud.add_task(status="computation-ended")
     cloud.machine_files(other).write("stdout.txt", b"fine\n")
-    mount = new_mount(log_level="debug", timeout="10s")
+    mount = new_mount(log_level="debug", timeout="60s")
     eventually(lambda: LOADED in mount.log.read_text())
     assert os.listdir(mount.path / task / "live") == ["stdout.txt", "log"]
     flag.touch()

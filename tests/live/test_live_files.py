@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ from taskfs.errors import (
     Unsupported,
 )
 from taskfs.remote.live_channel import LiveChannels
-from taskfs.remote.live_messages import Answer, MachineGone, Question, SilenceProbe
+from taskfs.remote.live_messages import LS, Answer, MachineGone, Question, SilenceProbe
+from taskfs.tasks import live_file
 from taskfs.tasks.last_write import LastWrite
 from taskfs.tasks.live import LiveFiles
 from taskfs.tasks.live_handle import LiveHandle
@@ -45,6 +47,11 @@ def read_on(handle: LiveHandle, offset: int) -> bytes:
     while piece := handle.read(offset + len(found), 4096):
         found += piece
     return found
+
+
+def lines_asked(questions: list[dict[str, Any]]) -> list[int]:
+    """Return how many lines each tail among *questions* asked for."""
+    return [each["args"]["lines"] for each in questions if each["type"] == "tail"]
 
 
 def wait_for_growth(handle: LiveHandle, size: int) -> None:
@@ -243,9 +250,11 @@ def test_a_goodbye_does_not_end_the_task(cloud: FakeCloud, new_files: NewFiles, 
 
 
 def test_a_goodbye_that_several_readers_meet(
-    cloud: FakeCloud, new_files: NewFiles, task: str
+    cloud: FakeCloud, new_files: NewFiles, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L-8: a connection that ends is made anew, once, for all that were reading."""
+    no_probe = SilenceProbe(LS, after_s=PATIENT_S, silence_s=PATIENT_S)
+    monkeypatch.setattr(live_file, "FIRST_SILENCE_PROBE", no_probe)
     names = [b"%d.log" % number for number in range(6)]
     for name in names:
         cloud.machine_files(task).write(name.decode(), name + b"\n")
@@ -522,7 +531,7 @@ def test_following_a_log_costs_its_new_lines(
     written.write("stdout.txt", b"".join(lines))
     handle = new_files(task).open(b"stdout.txt")
     questions = cloud.machine(task).questions
-    asked = [each["args"]["lines"] for each in questions if each["type"] == "tail"]
+    asked = lines_asked(questions)
     assert asked[0] == -1 and asked[-1] > len(lines)
     before = len(questions)
     for number in range(4):
@@ -530,7 +539,7 @@ def test_following_a_log_costs_its_new_lines(
         written.append("stdout.txt", b"%d: the next line\n" % number)
         wait_for_growth(handle, size)
     assert read_on(handle, 0) == written.read("stdout.txt")
-    polls = [each["args"]["lines"] for each in questions[before:]]
+    polls = lines_asked(questions[before:])
     assert len(polls) >= 4 and max(polls) < len(lines) / 10
 
 
@@ -543,7 +552,7 @@ def test_equal_lines_have_more_asked_for(cloud: FakeCloud, new_files: NewFiles, 
     written.append("stdout.txt", b"waiting for the license\n" * 321)
     wait_for_growth(handle, handle.snapshot.size)
     assert read_on(handle, 0) == b"waiting for the license\n" * 5321
-    asked = [each["args"]["lines"] for each in cloud.machine(task).questions[before:]]
+    asked = lines_asked(cloud.machine(task).questions[before:])
     assert len(asked) > 1 and max(asked) > 5321
 
 

@@ -73,7 +73,7 @@ def test_a_whole_session_at_the_finest_level(
     everything = tmp_path / "everything.log"
     (hooks / "sitecustomize.py").write_text(LOGGING.format(str(everything)))
     monkeypatch.setenv("PYTHONPATH", str(hooks))
-    mount = new_mount(log_level="debug", timeout="12s")
+    mount = new_mount(log_level="debug", timeout="60s")
     live = mount.path / task / "live"
     with open(live / "stdout.txt", "rb") as opened:
         assert opened.read() == b"one\ntwo\nthree\n"

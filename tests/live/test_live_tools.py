@@ -194,12 +194,14 @@ def test_tar(mnt: Path, run: str, tmp_path: Path) -> None:
     assert sh(f"tar xOf {tmp_path}/read.tar", tmp_path).encode() == BODY
 
 
-def test_the_end_of_a_large_log(mnt: Path, cloud: FakeCloud, run: str, tmp_path: Path) -> None:
+def test_the_end_of_a_large_log(
+    new_mount: Callable[..., Mount], cloud: FakeCloud, run: str, tmp_path: Path
+) -> None:
     """L-6: `tail -n` and `tail -f` work on a file of more than 4 MiB; its start is EFBIG."""
     lines = [b"step %08d residual %012d\n" % (i, i * 7919) for i in range(160_000)]
     written = cloud.machine_files(run)
     written.write("stdout.txt", b"".join(lines))
-    path = mnt / run / "live/stdout.txt"
+    path = new_mount(timeout="2m").path / run / "live/stdout.txt"
     assert sh(f"tail -n 3 {path}", tmp_path).encode() == b"".join(lines[-3:])
     for tool in (f"cat {path}", f"head -n 1 {path}", f"cp {path} {tmp_path}/copy"):
         done = subprocess.run(["bash", "-c", tool], capture_output=True, text=True, timeout=60)

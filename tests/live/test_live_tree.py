@@ -27,6 +27,21 @@ def signalled(cloud: FakeCloud) -> list[str]:
     return [r.path for r in cloud.requests if r.path.rpartition("/")[2] in words]
 
 
+def connect_once(fs: FileSystem) -> None:
+    """Connect to the machine of a task of its own: the first connection imports aiortc."""
+    task = fs.cloud.add_task(status="computation-started")
+    fs.cloud.machine_files(task).write("stdout.txt", b"one\n")
+    eventually(lambda: _exists(fs, f"{task}/live/stdout.txt"))
+
+
+def _exists(fs: FileSystem, path: str) -> bool:
+    try:
+        fs.stat(path)
+    except (FileNotFoundError, TimeoutError):
+        return False
+    return True
+
+
 @pytest.mark.parametrize("status", KNOWN_STATUSES)
 def test_when_it_is_listed(fs: FileSystem, status: str) -> None:
     """L-1: In `computation-started`, `computation-ended` and `pending-kill`, a task's directory
@@ -134,7 +149,7 @@ def test_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     """L-6: The end of a large file is served behind a hole of 1 TiB. Reading the hole fails
     with EFBIG. A read is never short."""
     cloud.machine_files(task).write("stdout.txt", LINES)
-    fs = new_fs()
+    fs = new_fs(timeout="2m")
     path = f"{task}/live/stdout.txt"
     with fs.open(path) as opened:
         assert errno_of(lambda: opened.read_at(0, 4096)) == errno.EFBIG
@@ -164,7 +179,8 @@ def test_a_silent_machine(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     other = cloud.add_task(status="computation-ended")
     cloud.machine_files(other).write("stdout.txt", b"fine\n")
     cloud.machine(task).ignores_offers = True
-    fs = new_fs(timeout="6s")
+    fs = new_fs(timeout="8s")
+    connect_once(fs)
     failed: list[int | None] = []
 
     def look() -> None:
@@ -225,14 +241,6 @@ def test_an_open_file_goes_on_from_the_archive(new_fs: NewFs, cloud: FakeCloud, 
     assert fs.read(f"{task}/outputs/log/solver.log") == whole
 
 
-def _exists(fs: FileSystem, path: str) -> bool:
-    try:
-        fs.stat(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def test_what_a_stat_reported_is_read_after_the_end(
     new_fs: NewFs, cloud: FakeCloud, task: str
 ) -> None:
@@ -252,7 +260,8 @@ def test_what_a_stat_reported_is_read_after_the_end(
 
 def test_an_archive_that_does_not_go_on(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     """L-9: otherwise it fails with ESTALE."""
-    fs = new_fs(timeout="5s")  # a read of the missing file waits that long for another archive
+    fs = new_fs(timeout="8s")  # a read of the missing file waits that long for another archive
+    connect_once(fs)
     with fs.open(f"{task}/live/stdout.txt") as opened:
         assert opened.read_at(0, 3) == b"one"
         with fs.open(f"{task}/live/log/solver.log") as missing:
@@ -265,7 +274,7 @@ def test_an_archive_that_does_not_go_on(new_fs: NewFs, cloud: FakeCloud, task: s
 def test_the_end_of_a_large_file(new_fs: NewFs, cloud: FakeCloud, task: str) -> None:
     """L-9: reading goes on from the archive's member, behind the hole of a large file, too."""
     cloud.machine_files(task).write("stdout.txt", LINES)
-    fs = new_fs()
+    fs = new_fs(timeout="2m")
     path = f"{task}/live/stdout.txt"
     with fs.open(path) as opened:
         size = fs.stat(path).st_size
