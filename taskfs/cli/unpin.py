@@ -21,9 +21,15 @@ def command(settings: Settings, paths: tuple[TaskPath, ...]) -> int:
     ID alone ends all pins of the task, ID/PATH the pin of that path. Nothing is removed, and no
     request is sent.
     """
-    config = settings.load_without_requests()
+    config = settings.load(need_key=False)
     configure_logging(config)
-    return for_each(paths, lambda path: _unpin(config, path))
+
+    def unpin(path: TaskPath) -> None:
+        if path.task == LATEST:
+            path = path._replace(task=_latest_task(settings))
+        _unpin(config, path)
+
+    return for_each(paths, unpin)
 
 
 def _unpin(config: Config, path: TaskPath) -> None:
@@ -32,7 +38,7 @@ def _unpin(config: Config, path: TaskPath) -> None:
 
     root = config.cache_dir / FORMAT
     pinned = sorted(pinned_tasks(root))
-    task_id = choose(path.task, _known_tasks(config) if path.task == LATEST else pinned)
+    task_id = choose(path.task, pinned)
     if task_id not in pinned:
         raise NotFound(f"{task_id} has no pins: see `taskfs cache`")
     with change_pins(root, task_id) as pins:
@@ -43,10 +49,12 @@ def _unpin(config: Config, path: TaskPath) -> None:
             raise NotFound(f"{task_id}/{path.path} is not pinned, but {known}")
 
 
-def _known_tasks(config: Config) -> list[str]:
-    """Return the ids of the tasks in the cache, newest first."""
+def _latest_task(settings: Settings) -> str:
+    """Return the id of the newest task in the cache. The key selects the account."""
     from taskfs.tasks.accounts import open_tasks
     from taskfs.tasks.selection import Selection
 
-    with closing(open_tasks(config)) as database:
-        return list(database.ids(Selection()))
+    with closing(open_tasks(settings.load_without_requests())) as database:
+        for task_id in database.ids(Selection()):
+            return task_id
+    raise NotFound("no task is in the cache: name the id of the latest")

@@ -76,6 +76,13 @@ class TestPin:
         assert taskfs("cat", "--offline", f"{task}/b.txt").returncode == 1
         assert taskfs("unpin", task).returncode == 1
 
+    def test_unpin_needs_no_key(self, taskfs: Command, task: str, root: Path) -> None:
+        """C-42: `unpin` reads no key, so neither a missing key file nor a demo prevents it."""
+        taskfs("pin", task)
+        done = taskfs("unpin", task, TASKFS_API_KEY_FILE="missing", TASKFS_DEMO="on")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert read_pins(root, task) == {}
+
     def test_unpin_takes_the_names_that_pin_takes(
         self, taskfs: Command, cloud: FakeCloud, task: str
     ) -> None:
@@ -87,6 +94,8 @@ class TestPin:
         refused = taskfs("unpin", "ab")
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         assert "ab0, ab1" in refused.stderr
+        empty = taskfs("unpin", "latest", TASKFS_CACHE_DIR=str(taskfs.cwd / "empty"))
+        assert empty.stderr == "taskfs: no task is in the cache: name the id of the latest\n"
         assert taskfs("unpin", "latest").returncode == 0
         done = taskfs("unpin", "latest")
         assert done.returncode == 1 and " has no pins: see `taskfs cache`" in done.stderr
