@@ -1,5 +1,6 @@
 """`ArchiveArrivals`: sees the output archives of ended tasks arrive, while a program watches."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -29,7 +30,7 @@ ARCHIVE_THREADS: Final = 4
 
 
 class _Search:
-    """The search for the archive of one task: until when, the next look, and the look in flight."""
+    """One task's search: when it ends, when to look again, and the look in flight."""
 
     def __init__(self, now_s: float) -> None:
         self.until_s = now_s + ARCHIVE_TIMEOUT_S
@@ -70,20 +71,23 @@ class ArchiveArrivals:
         for task_id in list(self._awaited):
             search = self._awaited[task_id]
             cached = self._context.task_cache.get_cached(task_id)
-            if cached is None or now_s > search.until_s:
+            if cached is None:
                 del self._awaited[task_id]
-            elif search.look is not None and search.look.done():
+            elif search.look is not None:
+                if not search.look.done():
+                    continue
                 members, search.look = search.look.result(), None
                 if members is not None:
                     del self._awaited[task_id]
                     yield from archive_events(cached.task, members)
-            elif (
-                search.look is None
-                and now_s >= search.next_s
-                and watches.include(*map(inode, _shown_by_archive(task_id)))
+            elif now_s > search.until_s:
+                del self._awaited[task_id]
+            elif now_s >= search.next_s and watches.include(
+                *map(inode, _shown_by_archive(task_id))
             ):
                 search.next_s = now_s + ARCHIVE_POLL_S
-                search.look = self._pool.submit(self._members, cached.task, watches)
+                with contextlib.suppress(RuntimeError):  # the system has no thread left
+                    search.look = self._pool.submit(self._members, cached.task, watches)
 
     def _members(self, task: Task, watches: Watches) -> dict[str, Attrs] | None:
         """Return the first names in `outputs/` if it is watched; None while there is no archive."""

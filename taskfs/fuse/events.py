@@ -171,7 +171,7 @@ class EventThread:
                     self._send_live_changes()
                 else:
                     has_begun = self._begin()
-            except TaskFSError as exc:
+            except (TaskFSError, RuntimeError) as exc:  # also where the system has no thread left
                 log.info("changes of tasks are not seen: %s", exc)
                 delay_s = RETRY_S
             self._sender.send(())

@@ -4,6 +4,7 @@ It is another process because a daemon that waits for its own mount cannot be ki
 of /dev/fuse stays open while it waits, so the kernel does not end the wait.
 """
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -21,7 +22,9 @@ class Helper(NamedTuple):
         """End the helper; do not wait for it, because its call may wait for the mount."""
         self.channel.close()
         self.process.kill()
-        threading.Thread(target=self.process.wait, name="taskfs-reap", daemon=True).start()
+        # Where the system has no thread left, the start of the next process waits for this one.
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=self.process.wait, name="taskfs-reap", daemon=True).start()
 
 
 def start_helper(program: str) -> Helper:

@@ -1,5 +1,6 @@
 """`LiveChanges`: which watched files of running tasks have changed since the last check."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Final, NamedTuple
@@ -84,7 +85,8 @@ class LiveChanges:
             return
         watched = frozenset(_watched(listing, b"", lambda path: is_watched(task_id, path)))
         if watched:
-            task.check = self._pool.submit(self._check, task_id, task, files, watched)
+            with contextlib.suppress(RuntimeError):  # the system has no thread left
+                task.check = self._pool.submit(self._check, task_id, task, files, watched)
 
     def _check(
         self, task_id: str, task: _Task, files: LiveFiles, watched: frozenset[bytes]

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from taskfs.fuse import event_sender, watchers
+from taskfs.fuse.archive_arrivals import ARCHIVE_POLL_S, ARCHIVE_TIMEOUT_S, ArchiveArrivals
 from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.event_operations import EventOperations
 from taskfs.fuse.event_sender import EventSender
@@ -26,6 +27,7 @@ from taskfs.tree.view_nodes import Views
 from tests.fake_api import FakeCloud
 from tests.file_systems import InProcess
 from tests.mounts import eventually
+from tests.threads import no_new_threads
 
 # What fdinfo shows of a watch on inode 0x1f of device 0:52, for IN_MODIFY and IN_ATTRIB.
 WATCH: Final = "inotify wd:2 ino:1f sdev:34 mask:6 ignored_mask:0 fhandle-bytes:8 fhandle-type:1\n"
@@ -247,6 +249,44 @@ def test_an_event_in_a_locked_directory(
         listing.join()
     sender.send([])
     assert names.calls[1:] == [f"mknod {path}"]
+
+
+def test_a_helper_ends_without_threads(names: KnownNames, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-55: A helper is ended where the system starts no thread."""
+    with no_new_threads(monkeypatch):
+        names.helper.end()
+    names.helper.process.wait()
+
+
+@pytest.fixture
+def ended(tree: InProcess, cloud: FakeCloud) -> str:
+    """A task that has just ended, and whose archive has arrived."""
+    task = cloud.add_task(outputs={"a": b"x"})
+    assert task in tree.names()
+    return task
+
+
+def test_an_archive_without_threads(
+    tree: InProcess, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-55, V-4: An archive is looked for again once the system has a thread."""
+    arrivals = ArchiveArrivals(tree.core.tree)
+    arrivals.begin(ended, 0.0)
+    with no_new_threads(monkeypatch):
+        assert list(arrivals.take(EVERYTHING, 0.0)) == []
+    eventually(lambda: bool(list(arrivals.take(EVERYTHING, ARCHIVE_POLL_S))))
+
+
+def test_an_archive_that_is_found_late(tree: InProcess, cloud: FakeCloud, ended: str) -> None:
+    """V-4: A look that began in time finds the archive, however long the store is silent."""
+    arrivals = ArchiveArrivals(tree.core.tree)
+    arrivals.begin(ended, 0.0)
+    cloud.faults.add("stall", side="store", times=None)
+    assert list(arrivals.take(EVERYTHING, 0.0)) == []
+    late_s = ARCHIVE_TIMEOUT_S + 1.0
+    assert list(arrivals.take(EVERYTHING, late_s)) == []
+    cloud.faults.clear()
+    eventually(lambda: bool(list(arrivals.take(EVERYTHING, late_s))))
 
 
 def test_scans_on_a_busy_machine(tree: InProcess) -> None:

@@ -4,11 +4,16 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, cast
 
+import pytest
+
+from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.last_write import LastWrite
 from taskfs.tasks.live_changes import LiveChanges
 from taskfs.tasks.live_tasks import LiveTasks
 from taskfs.tasks.live_tree import LiveDirectory
 from tests.live.machine_model import Clock
+from tests.mounts import eventually
+from tests.threads import no_new_threads
 
 
 class Inline(Executor):
@@ -58,19 +63,23 @@ class Files:
 class Watched:
     """The changes of two watched files, of which `a.log` was written last."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Executor | None = None) -> None:
         self.clock = Clock()
         self.files = Files(self.clock)
         self.files.write("b.log")
         self.files.write("a.log")
-        self._changes = LiveChanges(cast(LiveTasks, self.files), Inline(), self.clock)
+        self._changes = LiveChanges(cast(LiveTasks, self.files), pool or Inline(), self.clock)
 
     def check(self) -> list[bytes]:
         """Ask the machine once, and return the files that have changed."""
-        assert self._changes.take(["t"], lambda *_: True) == []
-        found = self._changes.take(["t"], lambda *_: True)
+        assert self.take() == []
+        found = self.take()
         self.clock.sleep(4.0)
-        return [change.path for change in found]
+        return found
+
+    def take(self) -> list[bytes]:
+        """Return the files that have changed, and ask the machine if it is time."""
+        return [change.path for change in self._changes.take(["t"], lambda *_: True)]
 
 
 def test_a_write_while_an_answer_travels() -> None:
@@ -105,3 +114,17 @@ def test_the_last_written_file_is_removed() -> None:
     assert watched.check() == []
     watched.files.write("b.log")
     assert watched.check() == [b"b.log"]
+
+
+def test_a_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-55, V-10: A check that found no thread is made again a second later."""
+    watched = Watched(DaemonPool(1, "test"))
+    with no_new_threads(monkeypatch):
+        assert watched.take() == []
+
+    def is_seen() -> bool:
+        watched.files.write("b.log")
+        watched.clock.sleep(4.0)
+        return watched.take() == [b"b.log"]
+
+    eventually(is_seen)
