@@ -10,11 +10,11 @@ from typing import Final
 import pytest
 
 from taskfs.cache.block import BLOCK
-from taskfs.demo.endpoint import RequestRecord
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same
 from tests.mounts import Mount, eventually
 from tests.outputs import LONG_AGO, add_finished_task, noise, put_outputs
+from tests.ranges import Ranges
 from tests.zips import DEFLATED, STORED
 
 COUNT = 60
@@ -168,45 +168,6 @@ def add_large_tasks(cloud: FakeCloud, method: int, count: int = 30) -> list[str]
     return [add_finished_task(cloud, LARGE, method, task_id) for task_id in ids]
 
 
-class Ranges:
-    """The requests of members at the store; tails of archives are not counted. *peak* is the most
-    that were in flight at once."""
-
-    def __init__(self, cloud: FakeCloud) -> None:
-        self._cloud = cloud
-        self.peak = 0
-        cloud.clear_requests()
-        cloud.faults.add("stall", side="store", times=None, seconds=0.05, match=self._measure)
-
-    def _measure(self, record: RequestRecord) -> bool:
-        in_flight = sum(not each.status for each in self.records())
-        self.peak = max(self.peak, in_flight)
-        return True
-
-    def records(self) -> list[RequestRecord]:
-        return [
-            record
-            for record in list(self._cloud.requests)
-            if record.side == "store" and not str(record.range).startswith("bytes=-")
-        ]
-
-    def bytes(self) -> int:
-        return sum(record.bytes_sent for record in self.records())
-
-    def cost(self) -> tuple[int, int]:
-        """Return the number of requests and their bytes, once none is in flight."""
-        self.settle()
-        return len(self.records()), self.bytes()
-
-    def settle(self) -> None:
-        """Wait until no request is in flight, and none follows."""
-        count = -1
-        while count != len(self._cloud.requests):
-            count = len(self._cloud.requests)
-            time.sleep(0.15)
-            eventually(lambda: all(record.status for record in list(self._cloud.requests)))
-
-
 def start_walk(new_fs: Callable[..., FileSystem], cloud: FakeCloud) -> tuple[FileSystem, Ranges]:
     """Return a surface that has listed the tasks, and the ranges that are requested from now on."""
     fs = new_fs()
@@ -231,7 +192,8 @@ def test_a_member_of_each_task_is_prefetched(
         read(fs, f"{task}/outputs/large.bin")
     ranges.settle()
     assert ranges.peak >= 4
-    assert len(ranges.records()) <= requests * len(tasks)
+    # A reader that overtakes the prefetch of its member takes one request more.
+    assert len(ranges.records()) <= (requests + 1) * len(tasks)
     assert ranges.bytes() <= used * len(tasks)
 
 
@@ -251,7 +213,8 @@ def test_one_command_over_all_tasks(
     subprocess.run([*command.split(), *paths[1:]], check=True, stdout=subprocess.DEVNULL)
     ranges.settle()
     assert ranges.peak >= 4
-    assert len(ranges.records()) <= requests * len(tasks)
+    # A reader that overtakes the prefetch of its member takes one request more.
+    assert len(ranges.records()) <= (requests + 1) * len(tasks)
     assert ranges.bytes() <= used * len(tasks)
 
 
