@@ -30,7 +30,9 @@ SHOWN: Final = {
 IN_A_SCRIPT: Final = {
     "taskfs watch": "taskfs watch --once",
     "taskfs list -w": "taskfs list",
-    "taskfs tail -f RUN/live/stdout.txt": "timeout 5 taskfs tail -f RUN/live/stdout.txt || true",
+    "taskfs tail -f RUN/live/stdout.txt": (
+        "exec 3< <(exec taskfs tail -f RUN/live/stdout.txt); head -n1 <&3; kill $!"
+    ),
 }
 _SPAN: Final = re.compile(r"`((?:[^`\\]|\\.)+)`")
 
