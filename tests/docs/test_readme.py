@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -103,7 +102,9 @@ def test_the_recipes_of_events(environment: dict[str, str], home: Path) -> None:
         cloud = stack.enter_context(FakeCloud())
         task = cloud.add_task(status="started")
         environment |= {"INDUCTIVA_API_URL": cloud.api_url, "INDUCTIVA_API_KEY": cloud.api_key}
-        subprocess.run(["taskfs", "mount", home / "tasks"], env=environment, check=True)
+        log = home / "log"
+        mount = ["taskfs", "mount", str(home / "tasks"), "--verbose", "--log-file", str(log)]
+        subprocess.run(mount, env=environment, check=True)
         outputs = []
         for number, recipe in enumerate(recipes):
             outputs.append(home / f"screen{number}")
@@ -118,8 +119,7 @@ def test_the_recipes_of_events(environment: dict[str, str], home: Path) -> None:
             )
             stack.enter_context(program)
             stack.callback(program.terminate)
-        eventually(lambda: "established" in outputs[0].read_text())
-        time.sleep(2)  # until both watches are seen
+        eventually(lambda: "programs watch 2 files and directories" in log.read_text())
         cloud.set_status(task, "failed")
         eventually(lambda: f"CREATE {task}" in outputs[0].read_text())
         eventually(lambda: "failed" in outputs[1].read_text().split())
