@@ -141,6 +141,10 @@ class FakeCloud(EmbeddedCloud):
         """Answer every request, or every one to *side*, with 503 until `faults.clear`."""
         self.faults.add("status", side=side, times=None, status=503)
 
+    def fail_for_long(self, side: str | None = None) -> None:
+        """Answer as `fail` does, and ask for so long a pause that clients give up at once."""
+        self.faults.add("status", side=side, times=None, status=503, retry_after=3600)
+
     def stop(self) -> None:
         self.faults.clear()
         super().stop()

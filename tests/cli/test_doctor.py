@@ -104,11 +104,13 @@ def test_no_key(bare: Command) -> None:
 @pytest.mark.parametrize("reason", ["key", "down"])
 def test_the_api(taskfs: Command, cloud: FakeCloud, reason: str) -> None:
     """C-23: An API that refuses the key or does not answer fails its check, with the fix."""
+    options = []
     if reason == "key":
         cloud.rotate_key()
     else:
         cloud.pause()
-    done = taskfs("doctor", "--timeout", "500ms")
+        options = ["--timeout", "500ms"]
+    done = taskfs("doctor", *options)
     assert done.returncode == 1
     assert line(done.stdout, "API").startswith("FAIL")
     assert ("inductiva auth login" if reason == "key" else "--api-url") in line(done.stdout, "API")

@@ -190,17 +190,17 @@ def test_w_repeats_the_table_until_ctrl_c(taskfs: Command, cloud: FakeCloud) -> 
 def test_w_outlasts_an_outage(taskfs: Command, cloud: FakeCloud) -> None:
     """C-49: `-w` goes on after an outage of the API."""
     first = cloud.add_task()
-    with taskfs.terminal("list", "-w", "200ms", "--timeout", "1s") as terminal:
+    with taskfs.terminal("list", "-w", "200ms") as terminal:
         terminal.read_until(first)
-        cloud.fail()
+        cloud.fail_for_long()
         terminal.read_until("; trying again")
         cloud.faults.clear()
         second = cloud.add_task()
         terminal.read_until(second)
         terminal.type("\x03")
         assert terminal.end() == 130
-    cloud.fail()
-    with taskfs.terminal("list", "-w", "200ms", "--timeout", "1s") as terminal:
+    cloud.fail_for_long()
+    with taskfs.terminal("list", "-w", "200ms") as terminal:
         assert terminal.end() == 1
 
 

@@ -60,21 +60,16 @@ def test_one_that_does_not_exist_is_3(taskfs: Command, running: list[str]) -> No
     assert done.stderr == f"taskfs: there is no task {'n' * 25}: see `taskfs list --all`\n"
 
 
-def test_several_that_time_out_are_124(taskfs: Command, running: list[str]) -> None:
-    """C-51: After `--timeout` the status is 124."""
-    done = taskfs("wait", *running, "--timeout", "1s")
-    assert done.returncode == 124
-    assert done.stderr == "taskfs: 3 tasks have not ended after 1 s\n"
-
-
-def test_the_statuses_of_several_cost_one_request(
+def test_several_that_time_out_are_124(
     taskfs: Command, cloud: FakeCloud, running: list[str]
 ) -> None:
-    """C-51: A look at several tasks is one request."""
+    """C-51: After `--timeout` the status is 124; a look at several tasks is one request."""
     cloud.clear_requests()
-    taskfs("wait", *running, "--timeout", "3s")
+    done = taskfs("wait", *running, "--timeout", "5s")
+    assert done.returncode == 124
+    assert done.stderr == "taskfs: 3 tasks have not ended after 5 s\n"
     paths = [record.path for record in cloud.requests]
-    assert set(paths) == {"/tasks"} and len(paths) <= 5
+    assert set(paths) == {"/tasks"} and len(paths) <= 7
 
 
 def test_json_of_several_is_an_array(taskfs: Command, cloud: FakeCloud, running: list[str]) -> None:

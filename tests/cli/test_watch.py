@@ -184,9 +184,9 @@ class TestOnATerminal:
     def test_the_api_goes_away_and_comes_back(self, taskfs: Command, cloud: FakeCloud) -> None:
         """C-7: While the API is away, what was known stays and the failure is shown."""
         task = cloud.add_task(status="started")
-        with taskfs.terminal("watch", *FAST, "--timeout", "500ms") as terminal:
+        with taskfs.terminal("watch", *FAST) as terminal:
             terminal.read_until("x kill")
-            cloud.fail("api")
+            cloud.fail_for_long("api")
             terminal.read_until("not up to date, trying again")
             assert task in terminal.text.rpartition("\x1b[H")[2]
             cloud.faults.clear()
