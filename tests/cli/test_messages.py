@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -145,12 +146,11 @@ NOTICE = "no response yet (Connection refused), trying until 20 s"
 
 
 @pytest.fixture
-def unused() -> int:
-    """A local port on which nothing listens."""
+def unused() -> Iterator[int]:
+    """A local port on which nothing listens. It stays bound, so no other program gets it."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+        yield sock.getsockname()[1]
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("mount", "mnt"), ("mount", "-f", "mnt")])
