@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import socket
 import time
 import warnings
@@ -119,7 +120,7 @@ def test_stall_before_the_headers_and_within_the_body(cloud: FakeCloud, url: str
     assert fetch(url, "0-9").content == CONTENT[:10]
     assert time.monotonic() - began >= 0.2
     cloud.faults.add("stall", after_bytes=10)
-    with pytest.raises(requests.ConnectionError, match="timed out"):
+    with pytest.raises((requests.ConnectionError, requests.Timeout), match="timed out"):
         fetch(url, timeout=0.2)
 
 
@@ -232,11 +233,13 @@ def test_stop_aborts_an_answer_that_no_client_reads() -> None:
         request = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n"
         client.sendall(request.encode())
         assert client.recv(10).startswith(b"HTTP/1.1 2")
+        gc.collect()  # what other tests have left
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             cloud.stop()
             gc.collect()
-        assert [str(warning.message) for warning in caught] == []
+        texts = [str(warning.message) for warning in caught]
+        assert [text for text in texts if re.search("SocketTransport|SOCK_STREAM", text)] == []
         with contextlib.suppress(ConnectionError):
             while client.recv(1 << 20):
                 pass
