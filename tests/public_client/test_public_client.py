@@ -40,7 +40,8 @@ def client_python() -> Path:
         if not complete.exists():
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", CLIENT], check=True)
+            install = ["pip", "install", "--quiet", "--retries", "10", "--timeout", "60", CLIENT]
+            subprocess.run([str(python), "-m", *install], check=True)
             complete.touch()
     return python
 
