@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,12 @@ WATCH_S: Final = 2.0
 NewMount = Callable[..., Mount]
 
 
+def wait_until_established(inotifywait: "subprocess.Popen[str]") -> None:
+    assert inotifywait.stderr is not None
+    while "established" not in (line := inotifywait.stderr.readline()):
+        assert line, "inotifywait has ended"
+
+
 class Watcher:
     """inotifywait on some paths; `seen` has what it printed, such as `ID/status MODIFY`."""
 
@@ -43,9 +49,7 @@ class Watcher:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stderr is not None
-        while "established" not in (line := self.process.stderr.readline()):
-            assert line, "inotifywait has ended"
+        wait_until_established(self.process)
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
@@ -116,8 +120,11 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended
+            found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def test_a_status_changes(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
@@ -145,14 +152,18 @@ def test_a_long_attr_timeout(new_mount: NewMount, cloud: FakeCloud, engine: str)
     first, second = (cloud.add_task(status="started") for _ in range(2))
     root = new_mount(engine=engine, attr_timeout="1h").path
     link = f".by-status/started/{first}"
-    os.lstat(root / link)  # its removal must wait for an hour
-    with watching(root, ".by-status/started", first, second) as watcher:
-        cloud.set_status(first, "success")
-        watcher.wait_for(f"{first}/status MODIFY", SOON_S)
-        cloud.set_status(second, "success")
-        watcher.wait_for(f"{second}/status MODIFY", SOON_S)
-        watcher.wait_for(f".by-status/started/{second} DELETE", SOON_S)
-        assert f"{link} DELETE" not in watcher.seen
+    # Its removal must wait for an hour; opened, because the kernel drops names to get memory.
+    opened = os.open(root / link, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        with watching(root, ".by-status/started", first, second) as watcher:
+            cloud.set_status(first, "success")
+            watcher.wait_for(f"{first}/status MODIFY", SOON_S)
+            cloud.set_status(second, "success")
+            watcher.wait_for(f"{second}/status MODIFY", SOON_S)
+            watcher.wait_for(f".by-status/started/{second} DELETE", SOON_S)
+            assert f"{link} DELETE" not in watcher.seen
+    finally:
+        os.close(opened)
 
 
 def test_tasks_come_and_go(new_mount: NewMount, cloud: FakeCloud, engine: str) -> None:
@@ -223,10 +234,25 @@ def test_computation_time_ticks(new_mount: NewMount, cloud: FakeCloud) -> None:
     """V-3: `computation_time` of a running task gets one event in 10 s."""
     task = cloud.add_task(status="computation-started")
     root = new_mount().path
+    began_s = time.monotonic()
     with watching(root, task) as watcher:
-        time.sleep(22)
-        assert watcher.seen.count(f"{task}/computation_time MODIFY") == 2
+        eventually(lambda: watcher.seen.count(f"{task}/computation_time MODIFY") >= 2)
+        assert time.monotonic() - began_s >= 20.0
         assert {line.split()[0] for line in watcher.seen} == {f"{task}/computation_time"}
+
+
+def wait_for_the_last_request(cloud: FakeCloud) -> None:
+    """Wait until no request has come for 2 s: the background requests of a mount are over."""
+    count, since_s = -1, 0.0
+
+    def is_quiet() -> bool:
+        nonlocal count, since_s
+        if count != len(cloud.requests):
+            count, since_s = len(cloud.requests), time.monotonic()
+        return time.monotonic() - since_s >= 2.0
+
+    eventually(is_quiet)
+    cloud.clear_requests()
 
 
 def test_no_request_without_a_watch(new_mount: NewMount, cloud: FakeCloud) -> None:
@@ -236,24 +262,28 @@ def test_no_request_without_a_watch(new_mount: NewMount, cloud: FakeCloud) -> No
     root = new_mount(**quick).path
     other = new_mount(**quick, events="off").path
     watcher = subprocess.Popen(
-        ["inotifywait", "-m", "-qq", "-e", "access", root / task], stdout=subprocess.DEVNULL
+        ["inotifywait", "-m", "-e", "access", root / task],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
+        wait_until_established(watcher)
         with watching(other, task, is_followed=False):
             for folder in (root, other):
                 os.listdir(folder)
                 (folder / task / "status").read_text()
-            cloud.clear_requests()
-            time.sleep(10)
+            wait_for_the_last_request(cloud)
+            time.sleep(8)
             assert cloud.requests == []
     finally:
         watcher.kill()
-        watcher.wait()
+        watcher.communicate()
     with watching(root, task):
         eventually(lambda: len(cloud.requests) > 5)
     eventually(partial(sees_watches, root, 0), SOON_S)
-    cloud.clear_requests()
-    time.sleep(5)
+    wait_for_the_last_request(cloud)
+    time.sleep(3)
     assert cloud.requests == []
 
 
@@ -305,7 +335,7 @@ def test_others_are_refused(new_mount: NewMount, cloud: FakeCloud, engine: str) 
     ]
     seen: list[int | None] = []
     with watching(root, "", ".by-status/started") as watcher:
-        until_s = time.monotonic() + SOON_S
+        until_s = time.monotonic() + 120.0
         while len(seen) < 200 or not any("CREATE" in line for line in watcher.seen):
             assert time.monotonic() < until_s, watcher.seen
             time.sleep(0.1)
@@ -365,7 +395,7 @@ def test_a_silent_store(new_mount: NewMount, cloud: FakeCloud, engine: str) -> N
     """V-9: Events are sent while many requests wait for a store that does not answer."""
     silent = [cloud.add_task(outputs={"a": b"x"}) for _ in range(24)]
     task = cloud.add_task(status="started")
-    root = new_mount(engine=engine, timeout="12s", dir_cache_time="2s").path
+    root = new_mount(engine=engine, timeout="2m", dir_cache_time="2s").path
     with ThreadPoolExecutor(30) as pool, watching(root, "", task) as watcher:
         cloud.faults.add("stall", side="store", times=None)
         try:

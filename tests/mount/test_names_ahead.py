@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,13 @@ def look_up(mount: Mount, task: str, names: Sequence[str]) -> int:
 
 def helpers(mount: Mount) -> list[int]:
     """Return the processes that read names of *mount* ahead."""
-    children = Path(f"/proc/{mount.pid}/task").glob("*/children")
-    pids = [int(pid) for each in children for pid in each.read_text().split()]
-    return [pid for pid in pids if b"getdents64" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = []
+    for children in Path(f"/proc/{mount.pid}/task").glob("*/children"):
+        with suppress(OSError):  # the thread or its child has ended
+            for pid in children.read_text().split():
+                if b"getdents64" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
+    return found
 
 
 def test_names_come_before_they_are_asked_for(mount: Mount, task: str) -> None:
