@@ -97,6 +97,7 @@ def test_the_first_access_mounts(automounter: Automounter, cloud: FakeCloud) -> 
     done = listed(automounter.mountpoint)
     assert (done.returncode, automounter.said) == (0, "")
     assert task in done.stdout.split()
+    eventually(lambda: len(processes_naming(automounter.mountpoint)) == 1)
     [pid] = processes_naming(automounter.mountpoint)
     assert os.getsid(pid) == pid  # once it is live, a terminal's end is not the daemon's
 
@@ -128,7 +129,7 @@ def test_after_umount_the_next_access_mounts_again(
         words, env=environment, capture_output=True, text=True, start_new_session=True, timeout=30
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert processes_naming(automounter.mountpoint) == []
+    eventually(lambda: processes_naming(automounter.mountpoint) == [])
     assert task in listed(automounter.mountpoint).stdout.split()
     assert is_mounted(automounter.mountpoint)
 
