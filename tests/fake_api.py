@@ -106,10 +106,14 @@ class Faults:
         """Remove all faults and release the stalled requests."""
         with self._lock:
             self._faults.clear()
-        self.release()
+            self._release()
 
     def release(self) -> None:
-        """Release the requests that are stalled now; later ones stall again."""
+        """Release the requests that were hit until now; later ones stall again."""
+        with self._lock:
+            self._release()
+
+    def _release(self) -> None:
         self._released.set()
         self._released = threading.Event()
 
@@ -118,13 +122,14 @@ class Faults:
     ) -> CloudResponse:
         with self._lock:
             fault = next((fault for fault in self._faults if fault.hit(record)), None)
+            request["released"] = self._released  # of the time when the hit was counted
         if fault is None:
             return await respond(request)
         return await KINDS[fault.kind](self, request, respond, **fault.options)
 
-    async def hold(self, seconds: float | None) -> None:
+    async def hold(self, request: web.Request, seconds: float | None) -> None:
         """Wait for *seconds* or until `release`; None waits for `release` only."""
-        released = self._released
+        released = request["released"]
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         while not released.is_set() and time.monotonic() < until:
             await asyncio.sleep(_POLL_S)
@@ -255,13 +260,14 @@ async def _stall(
     With *acted*, execute the request before the stall.
     """
     if after_bytes is None and not acted:
-        await faults.hold(seconds)
+        await faults.hold(request, seconds)
         return await respond(request)
     response = await respond(request)
     if after_bytes is None:
-        await faults.hold(seconds)
+        await faults.hold(request, seconds)
     else:
-        response.interrupt_at, response.interrupt = after_bytes, lambda _: faults.hold(seconds)
+        response.interrupt_at = after_bytes
+        response.interrupt = lambda request: faults.hold(request, seconds)
     return response
 
 

@@ -20,11 +20,12 @@ from tests.fake_api import FakeCloud
 from tests.faults.relay import relay_to
 from tests.faults.scenarios import finished, read_whole
 from tests.file_systems import Mounted, text
-from tests.mounts import Mount
+from tests.mounts import Mount, eventually
 from tests.outputs import noise
 
 HOURS_S: Final = 8 * 3600.0
 IDLE: Final = 6
+TIMEOUT_S: Final = 15  # a third of it for each try: a busy machine answers in time
 
 
 class Clocks:
@@ -61,7 +62,7 @@ def client(cloud: FakeCloud, stats: Stats) -> Iterator[Callable[[str], TaskClien
     with contextlib.ExitStack() as stack:
 
         def open_client(url: str) -> TaskClient:
-            client = TaskClient(url, cloud.api_key, timeout_s=6, stats=stats)
+            client = TaskClient(url, cloud.api_key, timeout_s=TIMEOUT_S, stats=stats)
             stack.callback(client.close)
             return client
 
@@ -139,10 +140,13 @@ def archive_of(cloud: FakeCloud) -> bytes:
 
 def fill_pool(client: TaskClient, cloud: FakeCloud) -> None:
     """Open `IDLE` idle connections by as many concurrent requests."""
-    cloud.api.latency_s = 0.3
+    stall = cloud.faults.add("stall", side="api", times=None)
     with ThreadPoolExecutor(IDLE) as pool:
-        list(pool.map(lambda _: client.list_projects(), range(IDLE)))
-    cloud.api.latency_s = 0.0
+        asked = [pool.submit(client.list_projects) for _ in range(IDLE)]
+        eventually(lambda: stall.hits == IDLE)
+        cloud.faults.clear()
+        for each in asked:
+            each.result()
 
 
 def test_connections_that_died_asleep_are_not_used(
