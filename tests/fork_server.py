@@ -41,6 +41,7 @@ PRELUDE: Final = "TASKFS_TESTS_PRELUDE"
 # Packages that most commands do not load; the first process that needs one loads it.
 _NOT_PRELOADED: Final = ("taskfs.__main__", "taskfs.demo", "taskfs.fsspec", "taskfs.fuse.fusepy")
 _MAX_REQUEST: Final = 1 << 17  # bytes; a packet of a Unix socket is delivered whole or not at all
+_READY: Final = b"ready"
 _COMMAND_LINE: Final = "-" * 4096  # room in the server's command line for that of a command
 
 
@@ -100,6 +101,11 @@ def run_bytes(
         capture_output=True,
         timeout=timeout_s,
     )
+
+
+def start() -> None:
+    """Start the server of this process, if it was not, and wait until it can fork."""
+    _server()
 
 
 def can_fork(environment: Mapping[str, str]) -> bool:
@@ -168,6 +174,8 @@ class _Server:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
             )
+        # After its imports, which are not part of the first command's time.
+        assert self._requests.recv(len(_READY)) == _READY, "the fork server does not start"
 
     def close(self) -> None:
         self._requests.close()
@@ -327,4 +335,5 @@ def _preload() -> None:
 if __name__ == "__main__":
     _preload()
     with socket.socket(fileno=sys.stdin.fileno()) as connection:
+        connection.send(_READY)
         _serve(connection)
