@@ -1,13 +1,11 @@
 """A mount whose package is upgraded or removed. All that could be imported late goes away under the
 daemon, the standard library included: an importer that stands first refuses each module, and notes
 its name.
-
-All that could be imported late goes away under the daemon, the standard library included: an
-importer that stands first refuses each module, and notes its name.
 """
 
 import errno
 import io
+import itertools
 import os
 import random
 import signal
@@ -23,11 +21,12 @@ import pytest
 from taskfs.fuse.mountpoint import has_ended
 from taskfs.fuse.preload import LOADED
 from tests.fake_api import FakeCloud
-from tests.faults.scenarios import add_fault, finished
+from tests.faults.scenarios import add_fault
 from tests.file_systems import assert_same, errno_of
 from tests.fork_server import ROOT
 from tests.mounts import Mount, eventually, is_mounted
-from tests.outputs import LONG_AGO, noise
+from tests.outputs import LONG_AGO, add_finished_task, noise
+from tests.zips import STORED
 
 REFUSING: Final = """
 import os, sys
@@ -49,13 +48,13 @@ METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, z
 MAX_PREFETCHED: Final = 2  # archives whose faults a prefetch may avoid
 
 
-def archived(cloud: FakeCloud, method: int, content: bytes) -> str:
+def archived(cloud: FakeCloud, method: int, content: bytes, task_id: str | None = None) -> str:
     """Add a task that ended long ago, with a file `a` packed by *method*; return its id."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", method) as archive:
         archive.writestr("artifacts/a", content)
         archive.writestr("artifacts/gr\xfc\xdfe", b"a name that is not ASCII")
-    task = cloud.add_task(end_time=LONG_AGO)
+    task = cloud.add_task(task_id, end_time=LONG_AGO)
     cloud.put_object(f"{task}/output.zip", made.getvalue())
     return task
 
@@ -75,8 +74,10 @@ def test_a_mount_works_on_after_its_package_is_gone(
     (hooks / "sitecustomize.py").write_text(REFUSING.format(flag=str(flag), names=str(names)))
     monkeypatch.setenv("PYTHONPATH", str(hooks))
     content = noise(1, 300_000)
+    # The order of the names is that of the creation: a walk in one of them is one in both.
+    ids = (f"{number:025}" for number in itertools.count())
     faulty = [
-        (finished(cloud, a=content), where, kind, options)
+        (add_finished_task(cloud, {"a": content}, STORED, next(ids)), where, kind, options)
         for where in ("store", "signing", "record")
         for kind, options in TRANSIENT
     ]
@@ -85,8 +86,8 @@ def test_a_mount_works_on_after_its_package_is_gone(
     # before it.
     random.Random(7).shuffle(faulty)
     faulty.sort(key=lambda fault: fault[1] != "signing")
-    packed = [archived(cloud, method, content) for method in METHODS]
-    started = cloud.add_task(status="started")
+    packed = [archived(cloud, method, content, next(ids)) for method in METHODS]
+    started = cloud.add_task(next(ids), status="started")
     mount = new_mount(log_level="debug", timeout="10s")
     eventually(lambda: LOADED in mount.log.read_text())
     flag.touch()
