@@ -112,7 +112,7 @@ def _cleared(mount: Mount) -> Iterator[Mounted]:
 @pytest.fixture
 def transport() -> Iterator[Transport]:
     """A transport to the store, without a mount."""
-    transport = Transport(timeout_s=3, stats=Stats(), endpoint="store")
+    transport = Transport(timeout_s=60, stats=Stats(), endpoint="store")
     yield transport
     transport.close()
 

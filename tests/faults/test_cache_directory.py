@@ -71,7 +71,7 @@ def test_two_mounts_on_one_cache(mounted: MountFactory, cloud: FakeCloud, cache:
         ]
         for reader in readers:
             reader.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 150
         while any(reader.is_alive() for reader in readers):
             assert time.monotonic() < deadline
             most = max(most, disk_use(cache))

@@ -80,16 +80,21 @@ def progress_of(pid: int) -> tuple[str, ...]:
     return tuple(fields[name] for name in names)
 
 
-def is_blocked(process: "subprocess.Popen[Any]") -> bool:
-    """Whether the process sleeps, as it does until the mount answers.
+def are_blocked(*processes: "subprocess.Popen[Any]") -> bool:
+    """Whether all processes sleep, as they do until the mount answers.
 
     Its kernel function (/proc/PID/wchan) would tell more, but not every kernel shows that, and its
     name differs between versions.
     """
-    assert process.poll() is None, "it has ended"
-    before = progress_of(process.pid)
-    time.sleep(STILL_S)
-    return before[1][0] in "SD" and progress_of(process.pid) == before
+    assert all(process.poll() is None for process in processes), "one has ended"
+    before = [progress_of(process.pid) for process in processes]
+    if not all(state[0] in "SD" for _, state, *_ in before):
+        return False
+    for _ in range(2):
+        time.sleep(STILL_S)
+        if [progress_of(process.pid) for process in processes] != before:
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -110,8 +115,7 @@ def running_blocked(
             stack.enter_context(process)
             stack.callback(process.kill)
             processes.append(process)
-        for process in processes:
-            eventually(lambda process=process: is_blocked(process))  # type: ignore[misc]
+        eventually(lambda: are_blocked(*processes))
         yield processes
 
 
@@ -270,7 +274,7 @@ def test_a_signal_handler_may_go_on(mountpoint: Path, cloud: FakeCloud) -> None:
         text=True,
     ) as process:
         assert process.stdout
-        eventually(lambda: is_blocked(process))
+        eventually(lambda: are_blocked(process))
         for _ in range(3):
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.2)
@@ -278,7 +282,7 @@ def test_a_signal_handler_may_go_on(mountpoint: Path, cloud: FakeCloud) -> None:
         assert process.stdout.readline() == "2\n"
         assert (mountpoint / victim / "status").read_text() == "pending-kill\n"
         assert sum(r.path.endswith("/kill") for r in cloud.requests) == 1
-        eventually(lambda: is_blocked(process))
+        eventually(lambda: are_blocked(process))
         process.send_signal(signal.SIGUSR1)
         time.sleep(0.2)
         cloud.faults.clear()

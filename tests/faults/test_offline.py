@@ -363,28 +363,28 @@ def test_a_mount_without_the_api_names_the_way_out(
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
     taskfs = Taskfs(tmp_path / "home", cloud)
-    flags = ("--cache-dir", str(tmp_path / "cache"), "--timeout", "1s")
     finished(cloud)
 
-    def fails() -> str:
+    def fails(timeout: str) -> str:
+        flags = ("--cache-dir", str(tmp_path / "cache"), "--timeout", timeout)
         done = taskfs("mount", *flags, mountpoint)
         assert (done.returncode, done.stdout, is_mounted(mountpoint)) == (1, "", False)
         assert done.stderr.count("\n") == 1
         return done.stderr
 
     cloud.pause()
-    assert "--offline" not in fails()
+    assert "--offline" not in fails("1s")
     cloud.resume()
     with mounted():
         pass
     cloud.pause()
-    assert "the finished tasks that are cached (1) with --offline" in fails()
+    assert "the finished tasks that are cached (1) with --offline" in fails("1s")
     cloud.resume()
     cloud.fail("api")
-    assert "503" in (message := fails()) and "cached (1) with --offline" in message
+    assert "503" in (message := fails("5s")) and "cached (1) with --offline" in message
     cloud.faults.clear()
     taskfs.environment["INDUCTIVA_API_KEY"] = "wrong"
-    assert "--offline" not in fails()  # a refused key is no failure of the API
+    assert "--offline" not in fails("30s")  # a refused key is no failure of the API
 
 
 def break_off(cloud: FakeCloud, how: str) -> None:

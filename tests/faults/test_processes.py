@@ -67,7 +67,8 @@ def killed(mount: Mount) -> None:
     """End the daemon of *mount* as the system does that is out of memory."""
     pid = mount.pid
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: has_ended(pid))
+    # Its last thread closes /dev/fuse, and that may not be the one which the process is named by.
+    eventually(lambda: has_ended(pid) and len(list(Path(f"/proc/{pid}/task").glob("*"))) < 2)
 
 
 @pytest.mark.usefixtures("each_engine")
@@ -255,7 +256,8 @@ def test_an_aborted_connection_ends_the_mount_without_a_failure(
     device = next(line.split()[2] for line in mounts if line.split()[4] == str(mount.path))
     control = Path("/sys/fs/fuse/connections")
     if not (control / device.split(":")[1]).exists():
-        subprocess.run(["mount", "-t", "fusectl", "none", control], check=True)
+        # It fails if a test beside this one was faster.
+        subprocess.run(["mount", "-t", "fusectl", "none", control], check=False)
     pid = mount.pid
     (control / device.split(":")[1] / "abort").write_text("1")
     eventually(lambda: has_ended(pid))
@@ -382,7 +384,7 @@ def test_many_unanswered_reads_fail_in_time_and_succeed_later(
 ) -> None:
     """X-15, R-19: The last reader in a queue gets its error soon after the first, and all are
     served later."""
-    mount = new_mount(timeout="1s")
+    mount = new_mount(timeout="4s")
     cloud = mount.cloud
     bodies = {f"f{number:03}": noise(number, 70_000) for number in range(THREADS)}
     task = finished(cloud, **bodies, z=noise(1, 200_000))
@@ -401,7 +403,7 @@ def test_many_unanswered_reads_fail_in_time_and_succeed_later(
         outcomes = set(pool.map(read, bodies))
     took_s = time.monotonic() - began
     assert outcomes == {errno.ETIMEDOUT}
-    assert took_s < 45, took_s  # each in turn: 64 s and more
+    assert took_s < 120, took_s  # each in turn: 256 s and more
     cloud.faults.clear()
     with ThreadPoolExecutor(THREADS) as pool:
         assert set(pool.map(read, bodies)) == {0}

@@ -122,7 +122,7 @@ def test_many_sequential_readers_do_not_deadlock(shared_mnt: Path, shared_cloud:
     bodies = [cheap_bytes(5_000_000 + 77 * number, number + 1) for number in range(6)]
     root = shared_mnt / put(shared_cloud, *bodies) / "outputs"
     crowd = [sys.executable, "-c", PROGRAM, str(root), str(len(bodies)), "90"]
-    done = subprocess.run(crowd, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(crowd, capture_output=True, text=True, timeout=160)
     assert done.stderr == ""
     expected = {f"{n} {len(body)} {zlib.crc32(body)}" for n, body in enumerate(bodies)}
     assert set(done.stdout.splitlines()) == expected

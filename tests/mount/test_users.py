@@ -168,7 +168,7 @@ def in_own_devices(script: str, mountpoint: Path, null_mode: str, **environment:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
     )
     return done.stdout + done.stderr
 
@@ -254,7 +254,7 @@ def test_an_ordinary_user_repairs_a_dead_mount(public_dir: Path, cloud: FakeClou
     end() {{
         as_nobody cat {home}/mnt/.taskfs/stats.json > {home}/stats
         kill -9 $(grep -o '"pid": [0-9]*' {home}/stats | tr -dc 0-9)
-        sleep 0.5
+        while as_nobody cat {home}/mnt/.taskfs/version; do sleep 0.1; done >/dev/null 2>&1
         as_nobody cat {home}/mnt/.taskfs/version; echo "dead $?"
     }}
     taskfs mount {home}/mnt; echo "mount $?"
