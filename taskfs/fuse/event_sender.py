@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 CALL_TIMEOUT_S: Final = 10.0
 # Seconds without events after that: the mount is dead or overloaded, and helpers must not pile up.
 PAUSE_S: Final = 30.0
-# Seconds beyond half of the attr timeout until a call that an older name prevented is made again.
+# Seconds beyond half of the attr timeout until a call that an older name prevented is made again. So
+# the second time is after the attr timeout, with a margin for the kernel's rounding.
 RETRY_MARGIN_S: Final = 0.2
 # Seconds for which an event waits for requests that hold the lock of its directory. They may wait
 # for a silent store.
@@ -64,8 +65,8 @@ class EventSender:
         self._operations = operations
         self._mountpoint = mountpoint
         self._device = device
-        self._when_known = _Retry(attr_timeout_s / 2 + RETRY_MARGIN_S, 2 * attr_timeout_s)
-        self._when_not_quiet = _Retry(0.0, QUIET_TIMEOUT_S)
+        self._when_name_is_cached = _Retry(attr_timeout_s / 2 + RETRY_MARGIN_S, 2 * attr_timeout_s)
+        self._when_locked = _Retry(0.0, QUIET_TIMEOUT_S)
         self._pending: list[_Pending] = []
         self._stopped = stopped
         # Read now, because an upgrade may remove the file under a running daemon.
@@ -75,12 +76,22 @@ class EventSender:
         self._is_refusal_logged = False
 
     def send(self, events: Sequence[TreeEvent]) -> None:
-        """Send earlier events that are due again, and then *events* in their order."""
+        """Send earlier events that are due again, and then *events* in their order.
+
+        An earlier event that one of *events* undoes is not sent, and neither is that one.
+        """
         now_s = time.monotonic()
-        pending = [*self._pending, *(_Pending(event, now_s, now_s) for event in events)]
+        pending = [*self._pending]
+        earlier = {each.event.path: each for each in pending if each.event.kind.changes_directory}
+        for event in events:
+            if event.path in earlier and event.undoes(earlier[event.path].event):
+                pending.remove(earlier.pop(event.path))
+            else:
+                pending.append(_Pending(event, now_s, now_s))
         self.clear()
         if now_s < self._paused_until_s:
-            log.debug("%d events are not sent: the helper did not answer", len(pending))
+            if pending:
+                log.debug("%d events are not sent: the helper did not answer", len(pending))
             return
         waiting: set[str] = set()
         for event, first_s, next_s in pending:
@@ -110,7 +121,7 @@ class EventSender:
         if self._stopped.is_set() or time.monotonic() < self._paused_until_s:
             return None
         if event.kind.changes_directory and not self._operations.is_quiet(event.parent):
-            return self._when_not_quiet
+            return self._when_locked
         try:
             number = self._call(event)
         except OSError as exc:  # it could not be started, has ended or does not answer
@@ -119,7 +130,7 @@ class EventSender:
             self._paused_until_s = time.monotonic() + PAUSE_S
             return None
         if number in _AGAIN:
-            return self._when_known
+            return self._when_name_is_cached
         if number and number not in _GONE and not self._is_refusal_logged:
             self._is_refusal_logged = True
             log.warning("the kernel refuses events here: %s", os.strerror(number))

@@ -36,6 +36,12 @@ class EventKind(enum.Enum):
         return self not in (EventKind.MODIFY, EventKind.ATTRIB)
 
 
+_OPPOSITES: Final = (
+    {EventKind.MAKE_DIRECTORY, EventKind.REMOVE_DIRECTORY},
+    {EventKind.MAKE_LINK, EventKind.REMOVE_LINK},
+)
+
+
 class TreeEvent(NamedTuple):
     """One change at *path*, which has no leading slash; *attrs* are those of a new or old name."""
 
@@ -48,6 +54,10 @@ class TreeEvent(NamedTuple):
     def parent(self) -> str:
         """The path of the directory."""
         return self.path.rpartition("/")[0]
+
+    def undoes(self, earlier: "TreeEvent") -> bool:
+        """Whether the change is back to the state before *earlier*, a change of the same path."""
+        return {self.kind, earlier.kind} in _OPPOSITES and self.target == earlier.target
 
     @property
     def watched_inodes(self) -> Iterator[int]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
@@ -28,9 +29,12 @@ from tests.fake_api import FakeCloud
 from tests.file_systems import InProcess
 from tests.mounts import eventually
 from tests.threads import no_new_threads
+from tests.unit.fakes import Clock
 
 # What fdinfo shows of a watch on inode 0x1f of device 0:52, for IN_MODIFY and IN_ATTRIB.
 WATCH: Final = "inotify wd:2 ino:1f sdev:34 mask:6 ignored_mask:0 fhandle-bytes:8 fhandle-type:1\n"
+
+ATTR_TIMEOUT_S: Final = 4.0  # of the senders
 
 
 @pytest.fixture
@@ -198,35 +202,75 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[KnownNames]:
     names.thread.join()
 
 
-def new_sender(operations: EventOperations) -> EventSender:
-    return EventSender(operations, "/mnt", "0:52", 4.0, threading.Event())
+@pytest.fixture
+def sender(tree: InProcess, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> EventSender:
+    """A sender whose clock only the test moves."""
+    monkeypatch.setattr(event_sender, "time", SimpleNamespace(monotonic=clock))
+    operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
+    return EventSender(operations, "/mnt", "0:52", ATTR_TIMEOUT_S, threading.Event())
 
 
-def test_an_event_of_a_known_name(tree: InProcess, names: KnownNames) -> None:
+LINK: Final = ".by-status/started/t"
+REMOVED, MADE = (
+    TreeEvent(kind, LINK, target="../../t") for kind in (EventKind.REMOVE_LINK, EventKind.MAKE_LINK)
+)
+
+
+def test_an_event_of_a_known_name(sender: EventSender, clock: Clock, names: KnownNames) -> None:
     """V-9: An event of a name that the kernel still has delays only those of the same name."""
-    sender = new_sender(EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0))
-    remove, make = (
-        TreeEvent(kind, ".by-status/started/t", target="../../t")
-        for kind in (EventKind.REMOVE_LINK, EventKind.MAKE_LINK)
-    )
-    names.known.add(remove.path)
-    sender.send([remove, TreeEvent(EventKind.MODIFY, "t/status")])
-    sender.send([make, TreeEvent(EventKind.MODIFY, "u/status")])
+    names.known.add(LINK)
+    sender.send([REMOVED, TreeEvent(EventKind.MODIFY, "t/status")])
+    sender.send([TreeEvent(EventKind.ATTRIB, LINK), TreeEvent(EventKind.MODIFY, "u/status")])
     assert names.calls == ["modify t/status", "modify u/status"]
     names.known.clear()
+    sender.send([])
+    assert len(names.calls) == 2
+    clock.tick(ATTR_TIMEOUT_S)
+    sender.send([])
+    assert names.calls[2:] == [f"unlink {LINK}", f"attrib {LINK}"]
 
-    def send_again() -> bool:
+
+def test_an_event_of_a_name_that_stays_known(
+    sender: EventSender, clock: Clock, names: KnownNames
+) -> None:
+    """V-9: An event is dropped if the kernel has the name for longer than the attr timeout."""
+    names.known.add(LINK)
+    sender.send([REMOVED])
+    for _ in range(3):
+        clock.tick(ATTR_TIMEOUT_S)
         sender.send([])
-        return len(names.calls) == 4
-
-    eventually(send_again)
-    assert names.calls[2:] == [f"unlink {remove.path}", f"symlink {remove.path}"]
-    names.known.add(remove.path)
-    sender.send([remove])
     names.known.clear()
+    clock.tick(ATTR_TIMEOUT_S)
+    sender.send([])
+    assert names.calls == []
+
+
+@pytest.mark.parametrize("first", ["unlink", "symlink"])
+def test_a_change_that_is_undone_before_its_event(
+    sender: EventSender, clock: Clock, names: KnownNames, first: str
+) -> None:
+    """V-6: A name that goes and comes back, or comes and goes, before its event has no event."""
+    events = [REMOVED, MADE] if first == "unlink" else [MADE, REMOVED]
+    names.known.add(LINK)
+    for event in events:
+        sender.send([event])
+    names.known.clear()
+    clock.tick(ATTR_TIMEOUT_S)
+    sender.send(events[:1])
+    assert names.calls == [f"{first} {LINK}"]
+
+
+def test_no_earlier_event_after_a_new_begin(
+    sender: EventSender, clock: Clock, names: KnownNames
+) -> None:
+    """V-6: Events from before a time without a watch are not sent."""
+    names.known.add(LINK)
+    sender.send([REMOVED])
     sender.clear()
-    sender.send([make])
-    assert names.calls[4:] == [f"symlink {remove.path}"]
+    names.known.clear()
+    clock.tick(ATTR_TIMEOUT_S)
+    sender.send([])
+    assert names.calls == []
 
 
 def test_an_event_in_a_locked_directory(
@@ -235,7 +279,7 @@ def test_an_event_in_a_locked_directory(
     """V-9: A listing that waits for a silent store delays only the events in its directory."""
     task = cloud.add_task(outputs={"a": b"x"})
     operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
-    sender = new_sender(operations)
+    sender = EventSender(operations, "/mnt", "0:52", ATTR_TIMEOUT_S, threading.Event())
     cloud.faults.add("stall", side="store", times=None)
     listing = threading.Thread(target=operations, args=("readdir", f"/{task}/outputs"))
     listing.start()
