@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 CALL_TIMEOUT_S: Final = 10.0
 # Seconds without events after that: the mount is dead or overloaded, and helpers must not pile up.
 PAUSE_S: Final = 30.0
-# Seconds beyond half of the attr timeout until a call that an older name prevented is made again. So
-# the second time is after the attr timeout, with a margin for the kernel's rounding.
+# Seconds beyond half of the attr timeout until a call that an older name prevented is made again.
+# So the second time is after the attr timeout, with a margin for the kernel's rounding.
 RETRY_MARGIN_S: Final = 0.2
 # Seconds for which an event waits for requests that hold the lock of its directory. They may wait
 # for a silent store.
