@@ -20,8 +20,8 @@ from taskfs.tree.lifetime import Lifetime
 
 # Seconds that a reply to the kernel may take: it counts the lifetime of attributes from then on.
 REPLY_S: Final = 0.5
-# Paths whose pages are known to be of the last load: some 250 bytes each. If there are more, the
-# pages of all of them are dropped once more.
+# Paths whose pages are known to be of the last load of their archive: some 200 bytes each. The pages
+# of other paths are dropped at each open.
 MAX_FRESH_PATHS: Final = 16_384
 
 # Has the kernel drop what it keeps beneath the directory at a path, then calls the function.
@@ -78,9 +78,10 @@ class PageCache:
         self._archives: dict[ArchiveKey, _Pages] = {}
         # The open files of each archive: path, generation, size.
         self._opened: dict[ArchiveKey, Counter[tuple[str, int, int]]] = {}
-        # Paths whose pages were dropped after that load of the archive. After the first load all
-        # pages belong to it.
-        self._fresh_paths: set[tuple[ArchiveKey, int, str]] = set()
+        # Paths whose pages were dropped after the last load of the archive; the archive whose files
+        # were opened first is the first one. After the first load all pages belong to it.
+        self._fresh_paths: dict[ArchiveKey, set[str]] = {}
+        self._fresh_count = 0  # of the paths of all archives
         self._damaged_paths: set[tuple[ArchiveKey, str]] = set()  # their pages may be wrong
 
     def note_version(self, key: ArchiveKey, version: ObjectVersion) -> None:
@@ -101,6 +102,7 @@ class PageCache:
                 self._set_settled(pages)
             pages.version = version
             pages.loads += 1
+            self._forget_fresh_paths(key)
 
     def note_dropped(self, key: ArchiveKey) -> None:
         """Note that the archive is not in use any more: the kernel must ask again."""
@@ -149,9 +151,10 @@ class PageCache:
         """Note that the open file is closed."""
         with self._lock:
             opened = self._opened[lease.key]
-            opened[lease.path, lease.generation, lease.size] -= 1
-            if opened[lease.path, lease.generation, lease.size] == 0:
-                del opened[lease.path, lease.generation, lease.size]
+            file = lease.path, lease.generation, lease.size
+            opened[file] -= 1
+            if opened[file] == 0:
+                del opened[file]
             if not opened:
                 del self._opened[lease.key]
 
@@ -215,10 +218,25 @@ class PageCache:
         if (key, path) in self._damaged_paths:
             self._damaged_paths.discard((key, path))
             return PageCacheMode.DROP
-        fresh_path = key, pages.loads, path
-        if pages.loads > 1 and fresh_path not in self._fresh_paths:
-            if len(self._fresh_paths) >= MAX_FRESH_PATHS:
-                self._fresh_paths.clear()
-            self._fresh_paths.add(fresh_path)
+        if pages.loads > 1 and path not in self._fresh_paths.get(key, ()):
+            self._add_fresh_path(key, path)
             return PageCacheMode.DROP
         return PageCacheMode.KEEP
+
+    def _add_fresh_path(self, key: ArchiveKey, path: str) -> None:
+        """Note that the pages of *path* are dropped.
+
+        If there are too many paths, forget those of the first archive. If it is this one, note no
+        more: otherwise a pass over its files would always find the paths of other files.
+        """
+        paths = self._fresh_paths.setdefault(key, set())
+        if self._fresh_count >= MAX_FRESH_PATHS:
+            oldest = next(iter(self._fresh_paths))
+            if oldest == key:
+                return
+            self._forget_fresh_paths(oldest)
+        paths.add(path)
+        self._fresh_count += 1
+
+    def _forget_fresh_paths(self, key: ArchiveKey) -> None:
+        self._fresh_count -= len(self._fresh_paths.pop(key, ()))

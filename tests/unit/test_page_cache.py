@@ -1,6 +1,7 @@
 """`taskfs.tree.page_cache`: what the kernel may keep of the versions of an archive."""
 
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -216,15 +217,36 @@ def test_files_that_were_read_take_no_memory(clock: Clock) -> None:
     page_cache = PageCache(1.0, clock)
     tracemalloc.start()
     try:
-        for number in range(1000):
+        for number in range(300):
             key = ArchiveKey(f"{number:025d}", ArchiveKind.OUTPUT)
             version = ObjectVersion(number, f'"{number:032x}"')
             for _ in range(2):
                 page_cache.note_version(key, version)
-                for file in range(60):
-                    lease = page_cache.lease(key, version, f"folder/{file}", 1)
-                    page_cache.release(lease)
+            for file in range(300):
+                page_cache.release(page_cache.lease(key, version, f"folder/{file}", 1))
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert taken < 1000 * 1024 + (5 << 20)
+    assert taken < 300 * 1024 + (5 << 20)
+
+
+def test_most_pages_of_a_large_archive_are_kept(page_cache: PageCache) -> None:
+    """F-9, R-56: Of an archive with many files that was loaded again, the kernel keeps the pages of
+    most files, also where another such archive was read before."""
+    other = ArchiveKey("other", ArchiveKind.INPUT)
+    for key in (other, ARCHIVE):
+        for _ in range(2):
+            page_cache.note_version(key, OLD)
+
+    def read_all(key: ArchiveKey) -> Counter[PageCacheMode]:
+        modes: Counter[PageCacheMode] = Counter()
+        for file in range(20_000):
+            lease = page_cache.lease(key, OLD, f"folder/{file}", 1)
+            page_cache.release(lease)
+            modes[lease.mode] += 1
+        return modes
+
+    for key in (other, ARCHIVE):
+        assert read_all(key) == {DROP: 20_000}
+        for _ in range(2):
+            assert read_all(key) == {KEEP: 16_384, DROP: 20_000 - 16_384}
