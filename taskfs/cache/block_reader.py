@@ -68,7 +68,7 @@ class BlockReader:
         self._lock = threading.Lock()
         self._disk = disk
         self._in_flight: dict[int, Future[Extent]] = {}
-        self._drop_count = 0  # a fetch that began before a drop is not cached
+        self._drop_count = 0  # blocks that were read before a drop are not cached
         self._unused: set[int] = set()  # blocks that were prefetched and not read since
 
     def put_fetched(self, start: int, body: bytes) -> None:
@@ -101,8 +101,9 @@ class BlockReader:
         ready = plan.ready
         if plan.on_disk:
             announce_wait()
+        drops = self._drop_count
         for extent in self._read_disk(plan.on_disk):
-            self._cache.put(extent)
+            self._put(extent, drops)
             ready.update(dict.fromkeys(extent.indices, extent))
         damaged = [index for index in plan.on_disk if index not in ready]
         self._start_fetches(plan, plan.missing + damaged, MAX_RUN)
@@ -183,6 +184,16 @@ class BlockReader:
     def _extent(self, first: int, body: Buffer) -> Extent:
         return Extent(self._id, first, -(-len(body) // BLOCK), body)
 
+    def _put(self, extent: Extent, drops: int) -> None:
+        """Keep *extent* in memory, but not if there was a drop after the first *drops*.
+
+        Its bytes, which were read before that drop, may be wrong too.
+        """
+        if self._drop_count == drops:
+            self._cache.put(extent)
+            if self._drop_count != drops:
+                self._cache.drop(self._id, extent.first, extent.first + extent.count - 1)
+
     def _plan(self, first: int, last: int, *, ahead: bool = False) -> Plan:
         """Return where the blocks [first, last] are; a look *ahead* does not count as a use."""
         plan = Plan()
@@ -257,8 +268,7 @@ class BlockReader:
         drops = self._drop_count
         indices = (i for i in range(first, stop) if not self._cache.has(self._id, i))
         for extent in self._read_disk(indices):
-            if self._drop_count == drops:
-                self._cache.put(extent)
+            self._put(extent, drops)
 
     def _fetch_run(self, future: "Future[Extent]", first: int, stop: int) -> None:
         """Fetch the blocks [first, stop); one of the processes that share a disk cache does it."""
@@ -296,8 +306,7 @@ class BlockReader:
             present = self._disk.present(first, stop) if self._disk is not None else []
             on_disk = ((e.first, e.first + e.count, e.body) for e in self._read_disk(present))
             extent = self._extent(first, fetch_missing(on_disk, fetch, first, stop))
-            if self._drop_count == drops:
-                self._cache.put(extent)
+            self._put(extent, drops)
         except BaseException as exc:
             failure = exc
         with self._lock:

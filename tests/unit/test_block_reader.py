@@ -451,6 +451,32 @@ def test_blocks_dropped_in_flight_are_not_kept() -> None:
     assert sorted(disk.kept) == [2, 4] and reading.blocks.is_cached(2 * BLOCK, 3 * BLOCK)
 
 
+@pytest.mark.parametrize("is_ahead", [False, True], ids=["read", "read-ahead"])
+@pytest.mark.parametrize("is_on_disk", [False, True], ids=["store", "disk"])
+def test_blocks_dropped_as_they_are_cached_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch, is_on_disk: bool, is_ahead: bool
+) -> None:
+    """I-3: Blocks that prove wrong while they are put into memory are not kept there."""
+    disk = SlowDisk(*[0, 1] if is_on_disk else [])
+    disk.go.set()
+    reading = Reading(disk=disk)
+    put = reading.cache.put
+
+    def put_late(extent: Extent) -> None:
+        monkeypatch.undo()
+        reading.blocks.drop(0, 2 * BLOCK)
+        put(extent)
+
+    monkeypatch.setattr(reading.cache, "put", put_late)
+    if is_ahead:
+        reading.blocks.prefetch(0, 2 * BLOCK)
+    else:
+        assert reading.blocks.read_at(0, 2 * BLOCK) == BODY[: 2 * BLOCK]
+    assert reading.pool.is_quiet()
+    assert not disk.kept and not reading.blocks.is_cached(0, BLOCK)
+    assert not reading.blocks.is_cached(BLOCK, 2 * BLOCK)
+
+
 def test_a_fetch_that_is_cancelled_in_the_queue_ends_its_reader() -> None:
     """P-15: When the pool ends, a reader that waits for a fetch in its queue fails at once."""
     reading = Reading()
