@@ -109,7 +109,7 @@ def write_index(cache: DiskCache, key: str, content: bytes) -> None:
     writer = cache.create_sealed(INDEXES, key, len(content), 0)
     writer.write(content)
     writer.seal(_KIND)
-    cache.publish_sealed(writer)
+    cache.publish_sealed(writer, cache.last_drop_ns())
 
 
 def read_index(cache: DiskCache, key: str) -> bytes | None:

@@ -111,6 +111,7 @@ def _fetch(
     is_wanted: Callable[[], bool],
 ) -> _Loaded:
     """Fetch the directory, and store its index."""
+    last_drop_ns = resources.disk.last_drop_ns() if resources.disk is not None else 0
     tail = remote.fetch_tail(tail_length(expected_members))
     version = tail.version
     try:
@@ -119,7 +120,7 @@ def _fetch(
         return _Loaded(version, version.size, _without_frames(exc), tail)
     is_long = end.stop - end.start > LONG_DIRECTORY
     with resources.long_builds.turn(is_wanted) if is_long else contextlib.nullcontext():
-        return _build_index(remote, root, resources, name, key, end, tail)
+        return _build_index(remote, root, resources, name, key, end, tail, last_drop_ns)
 
 
 def _build_index(
@@ -130,6 +131,7 @@ def _build_index(
     key: str,
     end: EndRecord,
     tail: Fetched,
+    last_drop_ns: int,
 ) -> _Loaded:
     disk, version = resources.disk, tail.version
     # Without an ETag or a date, a later reader could not notice that the archive was replaced.
@@ -153,7 +155,7 @@ def _build_index(
         return _Loaded(version, end.start, _without_frames(exc), tail)
     else:
         if disk is not None:
-            disk.publish_sealed(writer)
+            disk.publish_sealed(writer, last_drop_ns)
         return _Loaded(version, end.start, index, tail)
     finally:
         writer.discard()

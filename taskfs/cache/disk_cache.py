@@ -89,8 +89,12 @@ class DiskCache:
             return SealedWriter(key, self._root / directory)
         return SealedWriter()
 
-    def publish_sealed(self, writer: SealedWriter) -> None:
-        """Store the sealed file under its key, in place of an earlier one."""
+    def publish_sealed(self, writer: SealedWriter, last_drop_ns: int) -> None:
+        """Store the sealed file, an index, under its key, in place of an earlier one.
+
+        Store none if indexes were removed after *last_drop_ns*, the time of the last removal when
+        the index was requested: the archive may have been replaced before that.
+        """
         if writer.is_private:
             return
 
@@ -98,7 +102,10 @@ class DiskCache:
             writer.publish()
             self._space.note_written(writer.size)
 
-        self._try_write(publish, 0)
+        if self.last_drop_ns() == last_drop_ns:
+            self._try_write(publish, 0)
+            if self.last_drop_ns() != last_drop_ns:
+                self.drop_index(writer.name)
         writer.discard()
 
     def drop_index(self, key: str, *, is_damaged: bool = False) -> None:
@@ -107,12 +114,20 @@ class DiskCache:
         pins.drop_index(self._root, self._root / INDEXES / key, pinned)
 
     def drop_indexes(self) -> None:
-        """Remove all indexes, but none that is being built."""
+        """Remove all indexes; those that are being built are not stored."""
+        with contextlib.suppress(OSError):  # without the file, none is being built
+            os.utime(self._root / RANGE_LOCKS, ns=(time.time_ns(),) * 2)
         pinned = pins.pinned_files(self._root)
         with contextlib.suppress(OSError):
             for name in os.listdir(self._root / INDEXES):
                 if not name.startswith("."):
                     pins.drop_index(self._root, self._root / INDEXES / name, pinned)
+
+    def last_drop_ns(self) -> int:
+        """Return when a process last removed all indexes, as the time of the lock file."""
+        with contextlib.suppress(OSError):
+            return os.stat(self._root / RANGE_LOCKS).st_mtime_ns
+        return 0
 
     def lock_range(
         self, key: str, first: int, last: int, is_on_disk: Callable[[], bool]

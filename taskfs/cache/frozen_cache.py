@@ -31,7 +31,7 @@ class FrozenCache(DiskCache):
     def create_sealed(self, directory: str, key: str, size: int, scratch: int) -> SealedWriter:
         return SealedWriter()
 
-    def publish_sealed(self, writer: SealedWriter) -> None:
+    def publish_sealed(self, writer: SealedWriter, last_drop_ns: int) -> None:
         writer.discard()
 
     def drop_index(self, key: str, *, is_damaged: bool = False) -> None:

@@ -74,7 +74,7 @@ class SealedFile:
         begin = first << SUM_PAGE_SHIFT
         length = min(stop << SUM_PAGE_SHIFT, self._size) - begin
         content = b""
-        with contextlib.suppress(OSError):  # of the disk or the file server
+        with contextlib.suppress(OSError):  # such as EIO of the disk or ESTALE of a file server
             content = os.pread(self._descriptor, length, begin)
         if len(content) != length or page_sums(content) != self._sums[first:stop]:
             self.is_lost = True
@@ -137,7 +137,7 @@ class SealedWriter(SpillFile):
 
     def __init__(self, name: str = "", directory: Path | None = None) -> None:
         super().__init__(directory)
-        self._name = name
+        self.name = name
         self._temporary: Path | None = None
         self._sums = array("I")  # of the whole pages, and of the last one as far as it is written
 
@@ -169,7 +169,7 @@ class SealedWriter(SpillFile):
     def _create(self) -> int:
         if self._directory is None:
             return super()._create()
-        unique = f".{self._name}.{os.getpid()}.{threading.get_ident()}"
+        unique = f".{self.name}.{os.getpid()}.{threading.get_ident()}"
         self._temporary = self._directory / unique
         return open_private(
             str(self._temporary), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -178,7 +178,7 @@ class SealedWriter(SpillFile):
     def seal(self, kind: bytes) -> Content:
         """Append the sums and the seal, and return the content."""
         size = self.size
-        self.append(self._sums.tobytes() + _seal(kind, self._name, size, self._sums))
+        self.append(self._sums.tobytes() + _seal(kind, self.name, size, self._sums))
         if self._descriptor >= 0 and size > IN_MEMORY:
             return SealedFile(os.dup(self._descriptor), size, self._sums)
         return self[:size]
@@ -196,7 +196,7 @@ class SealedWriter(SpillFile):
                 write_all(file.fileno(), self._memory)
         if self._temporary is not None:
             with contextlib.suppress(FileNotFoundError):  # the cache was cleared meanwhile
-                os.replace(self._temporary, self._directory / self._name)
+                os.replace(self._temporary, self._directory / self.name)
             self._temporary = None
         self.discard()
 

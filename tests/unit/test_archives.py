@@ -221,6 +221,23 @@ def test_forget_covers_a_load_under_way(
     assert get(again).index.lookup("new") is not None
 
 
+def test_a_refresh_covers_a_load_of_another_process(
+    setup: Setup, api: FakeAPI, disk: DiskCache, tmp_path: Path
+) -> None:
+    """N-21: After a refresh no index comes from the disk that another process requested before."""
+    other, registry = setup.registry(DiskCache(tmp_path, 1 << 30)), setup.registry(disk)
+    put(api, Entry(b"artifacts/old", b"x"))
+
+    def meanwhile() -> None:
+        api.objects[PATH].before_reply = lambda: None
+        put(api, Entry(b"artifacts/new", b"y"))
+        registry.forget()
+
+    api.objects[PATH].before_reply = meanwhile
+    assert get(other).index.lookup("old") is not None
+    assert get(registry).index.lookup("new") is not None
+
+
 def test_a_load_that_waits_for_its_turn_ends_when_forgotten(
     setup: Setup, api: FakeAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,7 @@ def test_eviction_does_not_empty_an_index_in_use(tmp_path: Path) -> None:
     writer = cache.create_sealed(INDEXES, KEY, len(LONG), 0)
     writer.write(LONG)
     writer.seal(KIND)
-    cache.publish_sealed(writer)
+    cache.publish_sealed(writer, cache.last_drop_ns())
     found = cache.read_sealed(INDEXES, KEY, KIND)
     assert isinstance(found, SealedFile)
     os.utime(tmp_path / FORMAT / INDEXES / KEY, (1, 1))
@@ -176,7 +176,7 @@ def test_a_cache_too_small_keeps_no_index(tmp_path: Path) -> None:
     writer = cache.create_sealed(INDEXES, KEY, len(LONG), 0)
     writer.write(LONG)
     content = writer.seal(KIND)
-    cache.publish_sealed(writer)
+    cache.publish_sealed(writer, cache.last_drop_ns())
     writer.discard()
     assert content[: len(LONG)] == LONG
     assert os.listdir(tmp_path / FORMAT / INDEXES) == []
@@ -242,17 +242,18 @@ def test_indexes_are_removed_while_another_one_is_built(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, clear: Callable[[DiskCache], None]
 ) -> None:
     """N-21, C-43: An index that is built while others are removed, by a refresh or by `taskfs cache
-    --clear`, stops no later write; a refresh lets it be stored."""
+    --clear`, is not stored and stops no later write."""
     cache = DiskCache(tmp_path, 8 << 20)
     write_index(cache, cache_key("old"), SHORT)
-    writer = cache.create_sealed(INDEXES, KEY, len(LONG), 0)
-    writer.write(LONG)
-    clear(cache)
-    content = writer.seal(KIND)
-    cache.publish_sealed(writer)
+    with cache.lock_index(KEY):
+        last_drop_ns = cache.last_drop_ns()
+        writer = cache.create_sealed(INDEXES, KEY, len(LONG), 0)
+        writer.write(LONG)
+        clear(DiskCache(tmp_path, 8 << 20))
+        content = writer.seal(KIND)
+        cache.publish_sealed(writer, last_drop_ns)
     assert content[: len(LONG)] == LONG
-    assert (cache.read_sealed(INDEXES, KEY, KIND) is None) is (clear is _remove_all)
-    assert read_index(cache, cache_key("old")) is None
+    assert os.listdir(tmp_path / FORMAT / INDEXES) == []
     write_index(cache, cache_key("new"), SHORT)
     assert read_index(cache, cache_key("new")) == SHORT
     assert not caplog.records
