@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from taskfs.demo.endpoint import (
 from taskfs.demo.sources import ByteSource, BytesSource
 
 _POLL_S: Final = 0.01
+# Releases the request that the task answers.
+_released: Final[ContextVar[threading.Event]] = ContextVar("_released")
 
 
 def begin_of(record: RequestRecord) -> int:
@@ -122,14 +125,14 @@ class Faults:
     ) -> CloudResponse:
         with self._lock:
             fault = next((fault for fault in self._faults if fault.hit(record)), None)
-            request["released"] = self._released  # of the time when the hit was counted
+            _released.set(self._released)  # of the time when the hit was counted
         if fault is None:
             return await respond(request)
         return await KINDS[fault.kind](self, request, respond, **fault.options)
 
-    async def hold(self, request: web.Request, seconds: float | None) -> None:
+    async def hold(self, seconds: float | None) -> None:
         """Wait for *seconds* or until `release`; None waits for `release` only."""
-        released = request["released"]
+        released = _released.get()
         until = time.monotonic() + seconds if seconds is not None else float("inf")
         while not released.is_set() and time.monotonic() < until:
             await asyncio.sleep(_POLL_S)
@@ -260,14 +263,14 @@ async def _stall(
     With *acted*, execute the request before the stall.
     """
     if after_bytes is None and not acted:
-        await faults.hold(request, seconds)
+        await faults.hold(seconds)
         return await respond(request)
     response = await respond(request)
     if after_bytes is None:
-        await faults.hold(request, seconds)
+        await faults.hold(seconds)
     else:
         response.interrupt_at = after_bytes
-        response.interrupt = lambda request: faults.hold(request, seconds)
+        response.interrupt = lambda request: faults.hold(seconds)
     return response
 
 
