@@ -31,6 +31,7 @@ QUEUED: Final = "submitted"  # the status of a task that waits in the queue
 POSITION_LIFETIME_S: Final = 30.0
 MAX_REQUESTS: Final = 16  # status requests, and record requests, per update: bounds its duration
 THREADS: Final = 8  # requests at a time
+MAX_TRIES: Final = 5  # requests for the record of an ended task: each takes up to the timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class UnfinishedTasks:
         self._statuses = frozenset(statuses)
         self._clock = clock
         self._tasks: dict[str, Task] = {}
-        self._gone: list[str] = []  # tasks that left the listing; their ends are not known yet
+        # Tasks that left the listing and whose ends are not known yet, with their failed requests.
+        self._gone: dict[str, int] = {}
         self._ahead: dict[str, int] = {}
         self._requested_s: dict[str, float] = {}  # when each position was last requested
 
@@ -99,8 +101,8 @@ class UnfinishedTasks:
         """
         listed = self._client.list_tasks(project=self._project, active=True)
         unfinished = {task.id: task for task in listed}
-        gone = (*self._gone, *self._tasks)
-        self._gone = [task_id for task_id in gone if task_id not in unfinished]
+        gone = self._gone | {task_id: 0 for task_id in self._tasks if task_id not in self._gone}
+        self._gone = {i: failures for i, failures in gone.items() if i not in unfinished}
         tasks = {
             task_id: task
             for task_id, task in unfinished.items()
@@ -111,7 +113,7 @@ class UnfinishedTasks:
             self._requested_s.clear()
         self._ahead = {i: ahead for i, ahead in self._ahead.items() if i in queue}
         with ThreadPoolExecutor(THREADS) as pool:
-            asked = self._gone[:MAX_REQUESTS]
+            asked = list(self._gone)[:MAX_REQUESTS]
             ended = [task for task in pool.map(self._fetch_ended, asked) if task]
             list(pool.map(self._fetch_position, self._stale_positions(queue)[:max_positions]))
         self._tasks = tasks
@@ -135,14 +137,15 @@ class UnfinishedTasks:
     def _fetch_ended(self, task_id: str) -> Task | None:
         """Return the task if it has ended, None if it is gone or merely left the filter.
 
-        If the request fails, return None as well; the next update asks again.
+        If the request fails, return None as well. Later updates ask again, after those for others.
         """
-        task = None
+        failures = self._gone.pop(task_id)
         try:
             task = self._client.get_task(task_id)
         except NotFound:
-            pass
-        except TaskFSError:
             return None
-        self._gone.remove(task_id)
-        return task if task is not None and task.is_terminated else None
+        except TaskFSError:
+            if failures + 1 < MAX_TRIES:
+                self._gone[task_id] = failures + 1
+            return None
+        return task if task.is_terminated else None

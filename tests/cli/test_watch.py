@@ -352,6 +352,25 @@ class TestRequests:
         assert not tasks.update().ended
         client.close()
 
+    def test_records_that_stay_unknown(self, cloud: FakeCloud, client: TaskClient) -> None:
+        """C-53, C-9: Ended tasks whose records fail at every request hide no later end, and are not
+        asked for any more after some tries."""
+        running = [cloud.add_task(status="started") for _ in range(17)]
+        tasks = UnfinishedTasks(client)
+        tasks.update()
+        for task in running[:16]:
+            cloud.faults.add("status", path=f"/tasks/{task}", times=None, status=418)
+            cloud.set_status(task, "killed")
+        assert not tasks.update().ended
+        cloud.set_status(running[16], "killed")
+        assert [task.id for _ in range(2) for task in tasks.update().ended] == [running[16]]
+        for _ in range(4):
+            tasks.update()
+        cloud.clear_requests()
+        tasks.update()
+        assert [record.path for record in cloud.requests] == ["/tasks"]
+        client.close()
+
     def test_a_long_queue(self, cloud: FakeCloud, client: TaskClient) -> None:
         """C-9: In a long queue only a few places are asked for per update."""
         for _ in range(32):
