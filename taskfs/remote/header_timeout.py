@@ -40,11 +40,11 @@ class HeaderWatchdog:
     def watch(self, sock: socket.socket, seconds: float) -> Iterator[None]:
         """Shut down *sock* and raise TimeoutError if the block takes longer than *seconds*."""
         with self._changed:
-            self._until_s[sock] = time.monotonic() + seconds
             if not self._is_running:
                 threading.Thread(target=self._run, name="taskfs-headers", daemon=True).start()
                 self._is_running = True
-            elif len(self._until_s) == 1:
+            self._until_s[sock] = time.monotonic() + seconds
+            if len(self._until_s) == 1:
                 self._changed.notify()
         try:
             yield

@@ -14,6 +14,9 @@ T = TypeVar("T")
 
 # Seconds to wait for a TCP or TLS connection: a lost packet is sent again after 1 and 3 s.
 CONNECT_TIMEOUT_S: Final = 5.0
+# Seconds of the longest wait for the next byte, one day. A socket's timeout overflows after 49 d,
+# because poll(2) has 32 bits for the milliseconds.
+MAX_READ_TIMEOUT_S: Final = 86_400.0
 # Bytes per second. A body may arrive after the deadline while it comes at this rate. At a lower one
 # a block of 64 KiB takes more than 4 s, and the connection counts as stalled.
 MIN_BYTES_PER_S: Final = 16 * 1024
@@ -71,7 +74,7 @@ class Deadline:
 
     @property
     def _read_timeout_s(self) -> float:
-        return max(1.0, self.timeout_s / 3)
+        return min(max(1.0, self.timeout_s / 3), MAX_READ_TIMEOUT_S)
 
 
 def retry_transient(

@@ -20,8 +20,8 @@ from taskfs.tree.lifetime import Lifetime
 
 # Seconds that a reply to the kernel may take: it counts the lifetime of attributes from then on.
 REPLY_S: Final = 0.5
-# Paths whose pages are known to be of the last load of their archive: some 200 bytes each. The pages
-# of other paths are dropped at each open.
+# Paths whose pages are known to be of the last load of their archive: some 200 bytes each. Pages of
+# other paths are dropped at each open.
 MAX_FRESH_PATHS: Final = 16_384
 
 # Has the kernel drop what it keeps beneath the directory at a path, then calls the function.

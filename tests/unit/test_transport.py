@@ -15,12 +15,14 @@ import requests
 import urllib3
 
 from taskfs.errors import AccessDenied, BadResponse, TaskFSError, Unavailable
+from taskfs.remote.header_timeout import HeaderWatchdog
 from taskfs.remote.retry import Deadline, Transient, retry_after_s
 from taskfs.remote.transport import KEY_HEADER, Transport, error_for_status
 from taskfs.support.stats import Stats
 from tests.fake_api import FakeCloud
 from tests.faults.relay import relay_to
 from tests.mounts import eventually
+from tests.threads import no_new_threads
 
 
 @pytest.fixture
@@ -68,6 +70,15 @@ def test_a_transient_status_is_retried(cloud: FakeCloud, transport: Transport, s
     cloud.faults.add("status", status=status, times=2)
     assert b"version" in get(transport, f"{cloud.api_url}/version")
     assert len(cloud.requests) == 3
+
+
+def test_a_timeout_of_months_waits_for_a_response(cloud: FakeCloud) -> None:
+    """C-1, X-3: A timeout of 150 days is no short one: poll(2) has 32 bits for milliseconds."""
+    transport = transport_of(3 * 2**32 / 1000)
+    cloud.faults.add("stall", seconds=0.5)
+    assert b"version" in get(transport, f"{cloud.api_url}/version")
+    assert len(cloud.requests) == 1
+    transport.close()
 
 
 @pytest.mark.parametrize(
@@ -381,3 +392,17 @@ def test_slow_headers_are_cut_off(answer: bytes) -> None:
         assert time.monotonic() - began < 20
         over.set()
     transport.close()
+
+
+def test_without_a_thread_no_socket_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R-55: While no thread starts, a watch fails, and its socket is not shut down later."""
+    watchdog = HeaderWatchdog()
+    first, peer = socket.socketpair()
+    second, peer_of_second = socket.socketpair()
+    with first, peer, second, peer_of_second:
+        with no_new_threads(monkeypatch), pytest.raises(RuntimeError), watchdog.watch(first, 0):
+            pass
+        with pytest.raises(TimeoutError), watchdog.watch(second, 0):
+            assert peer_of_second.recv(1) == b""
+        first.sendall(b"x")
+        assert peer.recv(1) == b"x"
