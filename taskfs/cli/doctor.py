@@ -238,7 +238,10 @@ def _clock(context: CheckContext) -> str:
 
 
 def _cache(context: CheckContext) -> str:
-    """Check the directory, which is created if it is missing; more strictly than a mount does."""
+    """Check the directory more strictly than a mount does.
+
+    Create it if it is missing, unless `offline` is set or nothing is cached.
+    """
     path, size = context.config.cache_dir, context.config.cache_size
     if not size:
         return "off: --cache-size 0 keeps nothing on disk"
@@ -246,6 +249,8 @@ def _cache(context: CheckContext) -> str:
     offline = context.config.offline
     if not offline and (problem := find_cache_problem(path)):
         raise Failed(problem)
+    if offline and not path.exists():
+        raise Failed(f"{path} does not exist: mount once without offline")
     try:
         mode = path.stat().st_mode
         free = shutil.disk_usage(path).free

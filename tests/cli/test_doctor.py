@@ -152,6 +152,7 @@ def test_an_offline_check_leaves_the_cache_as_it_is(taskfs: Command, home: Path)
     """O-6, C-23: Where `offline` is set, no cache directory is made, and a missing one is named."""
     done = taskfs("doctor", TASKFS_OFFLINE="on")
     assert line(done.stdout, "cache directory").startswith("FAIL")
+    assert "taskfs does not exist: mount once without offline" in done.stdout
     assert not (home / ".cache").exists()
     taskfs("ls")
     done = taskfs("doctor", TASKFS_OFFLINE="on")
