@@ -61,7 +61,10 @@ _ENVIRONMENT: Final = (
     ("TASKFS_NAME", "Any setting, such as TASKFS_CACHE_SIZE for --cache-size."),
     ("TASKFS_API_KEY, INDUCTIVA_API_KEY", "The API key."),
     ("INDUCTIVA_API_URL, INDUCTIVA_OUTPUT_DIR", "Variables of the service's own client."),
-    ("INDUCTIVA_TURN_SERVER_URL", "The STUN and TURN server for live/, as of that client."),
+    (
+        "INDUCTIVA_TURN_SERVER_URL",
+        "The STUN and TURN server for live/; a variable of that client too.",
+    ),
     ("NO_COLOR", "If set, output has no colours."),
 )
 _STATUS: Final = (

@@ -23,7 +23,8 @@ CONFIRM_HINT: Final = "y kill   any other key: no"
 # Lines besides the rows: heading, titles, blank, message, keys.
 _OTHER_LINES: Final = 5
 _MOVES: Final = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -10, "page down": 10}
-MAX_ENDED: Final = 50  # ended tasks that stay on the screen, the newest: it must stay short
+# Ended tasks that stay on the screen, the newest. More would leave no room for unfinished ones.
+MAX_ENDED: Final = 50
 
 
 class Action(NamedTuple):

@@ -21,7 +21,7 @@ ON: Final = "on"
 OFF: Final = "off"
 # Seconds beyond the attr timeout for which the kernel may still have the names of a lookup.
 SCAN_MARGIN_S: Final = 0.2
-# Seconds from the first request to the imports, for the program that has sent it.
+# Seconds from the first request to the imports, which would delay the program that sent it.
 IMPORT_DELAY_S: Final = 1.0
 
 

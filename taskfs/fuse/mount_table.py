@@ -24,8 +24,11 @@ _BSD_FUSE: Final = re.compile(r"(macfuse|osxfuse|fusefs|nfs)(\..*)?")
 
 
 class MountEntry(NamedTuple):
-    """One mount: `device` identifies its file system among those of the moment, whose `options`
-    follow; `id` identifies the mount itself, and is 0 on other systems than Linux."""
+    """One mount.
+
+    `device` identifies its file system among those mounted now, and `options` are that file
+    system's. `id` is the kernel's number of the mount; 0 on other systems than Linux.
+    """
 
     mountpoint: str
     type: str

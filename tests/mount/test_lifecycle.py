@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from taskfs.fuse.mount_table import mounted_device
 from taskfs.fuse.mountpoint import has_ended
 from tests.fake_api import FakeCloud
 from tests.fork_server import COMMAND
@@ -307,11 +308,11 @@ def test_two_mounts_do_not_know_of_each_other(new_mount: Callable[..., Mount]) -
 
 
 def test_the_next_mount_survives_the_end_of_the_last(new_mount: Callable[..., Mount]) -> None:
-    """E-8: A daemon that ends late leaves the next mount on its directory alone."""
+    """E-8: A daemon that ends late leaves the next mount on its directory alone, also if the kernel
+    gives it the device of the last one."""
     mount = new_mount()
-    pid = mount.pid
 
-    def try_unmount() -> bool:
+    def try_unmount(pid: int) -> bool:
         """Unmount beside a daemon that is stopped; False while another program looks at it."""
         os.kill(pid, signal.SIGSTOP)
         # umount(8) does not wait for the daemon.
@@ -322,13 +323,20 @@ def test_the_next_mount_survives_the_end_of_the_last(new_mount: Callable[..., Mo
             os.kill(pid, signal.SIGCONT)
         return done.returncode == 0
 
-    try:
-        eventually(try_unmount)
-        mount.start()
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    eventually(lambda: has_ended(pid))
-    assert is_mounted(mount.path) and mount.pid != pid
+    def replace() -> bool:
+        """Mount again before the daemon ends; False if another mount has taken its device."""
+        pid, device = mount.pid, mounted_device(mount.path)
+        try:
+            eventually(lambda: try_unmount(pid))
+            mount.start()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        next_device = mounted_device(mount.path)
+        eventually(lambda: has_ended(pid))
+        assert is_mounted(mount.path) and mount.pid != pid
+        return next_device == device
+
+    eventually(replace)
 
 
 def test_a_scope(new_mount: Callable[..., Mount], cloud: FakeCloud) -> None:
