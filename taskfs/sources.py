@@ -195,8 +195,10 @@ def _file_text(path: Path, option: Option, value: Any) -> str:
         # A path is its bytes in the file, which is UTF-8 even if the locale's encoding is another.
         text = os.fsdecode(text.encode("utf-8", "surrogateescape"))
     if option.parse is parse_path:
-        # Relative to the file, because the current directory differs from start to start.
-        text = str(path.parent / os.path.expanduser(text))
+        expanded = os.path.expanduser(text)
+        if text.strip() and not expanded.startswith("~"):  # else `parse_path` refuses it
+            # Relative to the file, because the current directory differs from start to start.
+            text = str(path.parent / expanded)
     return text
 
 

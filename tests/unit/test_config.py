@@ -250,6 +250,8 @@ def test_every_kind_of_value_in_the_file(home: Path) -> None:
         ("last = [1]", "last in .*config.toml: one value"),
         ("last = 0", "last in .*config.toml: '0' is not a count"),
         ("last", "not a TOML file"),
+        ('cache_dir = "~no-such-user/x"', "cache_dir in .*config.toml: .*no such home directory"),
+        ('cache_dir = " "', "cache_dir in .*config.toml: the path is empty"),
         ('api_key = "secret"', "use api_key_file"),
     ],
 )
@@ -366,6 +368,7 @@ class TestKey:
         key = public_dir / ".inductiva" / "api_key"
         key.parent.mkdir(mode=0o755)
         key.write_text(KEY)
+        load_config({"offline": "true"})  # imports all modules that it needs
         with as_another_user(public_dir / closed):
             with pytest.raises(ConfigError, match=r"cannot be read \(Permission denied\): run"):
                 load_config()
