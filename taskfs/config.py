@@ -100,7 +100,8 @@ def load_config(
         try:
             found = look_for_key(sources)
         except ConfigError:
-            # Without a key, `offline` shows another account: not where the user has named a key.
+            # Without a key, `--offline` may show another account, so a key that the user named must
+            # work.
             if not values.get("offline") or sources.find(API_KEY, "api_key_file") is not None:
                 raise
             found = None

@@ -20,8 +20,9 @@ class AheadWorkers:
     """The workers that decode one member ahead. Each moves one cursor after another.
 
     Without checkpoints in the disk cache there is one worker at a time. With them, *max_workers*
-    decode one stretch each, in threads of *pool*. The lock of the `SpanDecoder` guards all
-    attributes: the public methods that say so need it, and `_begin` and all from `_following` on.
+    decode one stretch each, in threads of *pool*.
+
+    The lock of the `SpanDecoder` guards all attributes; methods that need it say so.
     """
 
     def __init__(
@@ -115,7 +116,10 @@ class AheadWorkers:
                         return self._begin(decoder.cursors.add(checkpoint))
 
     def _begin(self, cursor: DecodeCursor) -> DecodeCursor:
-        """Mark *cursor* as busy, and note the range of the member that it is about to decode."""
+        """Mark *cursor* as busy, and note the range of the member that it is about to decode.
+
+        Needs the lock.
+        """
         cursor.busy = True
         first = (self._ahead.pattern.next_span - MAX_AHEAD_SPANS) * SPAN
         self._passed = [each for each in self._passed if each.end >= first]
@@ -155,16 +159,19 @@ class AheadWorkers:
             self._decoder.cursors.discard(cursor)
 
     def _following(self, at: int) -> PassedRange | None:
-        """Return the next range that begins after byte *at*."""
+        """Return the next range that begins after byte *at*. Needs the lock."""
         later = [each for each in self._passed if each.begin > at]
         return min(later, key=attrgetter("begin"), default=None)
 
     def _is_passed(self, at: int, own: PassedRange | None = None) -> bool:
-        """Whether another cursor has passed the decoded byte *at*, or is about to."""
+        """Whether another cursor has passed the decoded byte *at*, or is about to.
+
+        Needs the lock.
+        """
         return any(p.begin <= at < p.end for p in self._passed if p is not own)
 
     def _next_cursor(self) -> DecodeCursor | None:
-        """Return the idle cursor that a worker should move.
+        """Return the idle cursor that a worker should move. Needs the lock.
 
         Workers never move back: a span that a small cache has evicted again is left to the reader.
         """
@@ -178,7 +185,10 @@ class AheadWorkers:
         return min(near, key=attrgetter("output_offset"), default=None)
 
     def _next_number(self) -> int | None:
-        """Return the number of the next checkpoint at which a worker could begin."""
+        """Return the number of the next checkpoint at which a worker could begin.
+
+        Needs the lock.
+        """
         if self._max_workers < 2:
             return None
         begin = self._ahead.pattern.next_span * SPAN // STRETCH + 1
@@ -191,7 +201,10 @@ class AheadWorkers:
         return None
 
     def _is_ahead(self, checkpoint: Checkpoint) -> bool:
-        """Whether a cursor that begins at *checkpoint* decodes bytes that no other cursor does."""
+        """Whether a cursor that begins at *checkpoint* decodes bytes that no other cursor does.
+
+        Needs the lock.
+        """
         at, stop = checkpoint.output_offset, self._ahead.stop_span * SPAN
         begins = {each.begin for each in self._passed}
         return at < stop and at not in begins and not self._is_passed(at)

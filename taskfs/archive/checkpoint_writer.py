@@ -21,8 +21,8 @@ SAVE_DELAY: Final = MAX_STEP_SPANS * SPAN
 MAX_QUEUED: Final = 4
 
 
-class _Passed(NamedTuple):
-    """A checkpoint that a cursor has passed."""
+class _Pending(NamedTuple):
+    """A checkpoint that a cursor has passed, and that is to be saved."""
 
     number: int
     checkpoint: Checkpoint
@@ -43,31 +43,33 @@ class CheckpointWriter:
         self._open_source = open_source
         self._pool = pool
         self._lock = threading.Lock()
-        self._passed: WeakKeyDictionary[DecodeCursor, _Passed] = WeakKeyDictionary()
+        self._pending: WeakKeyDictionary[DecodeCursor, _Pending] = WeakKeyDictionary()
         self._saving: dict[int, Future[None]] = {}
 
     def note(self, cursor: DecodeCursor, output: memoryview) -> None:
         """Note that *cursor*, which the caller has marked busy, moved to the end of *output*."""
         at = cursor.output_offset
         with self._lock:
-            passed = self._passed.get(cursor)
-            if passed and (at >= passed.checkpoint.output_offset + SAVE_DELAY or cursor.is_at_end):
-                del self._passed[cursor]
-                self._submit(passed)
+            pending = self._pending.get(cursor)
+            if pending and (
+                at >= pending.checkpoint.output_offset + SAVE_DELAY or cursor.is_at_end
+            ):
+                del self._pending[cursor]
+                self._submit(pending)
         if at % STRETCH or cursor.is_at_end or self._disk.has(at // STRETCH):
             return
         checkpoint = cursor.checkpoint()
         if checkpoint is not None:
             before = bytes(output[-isal.WINDOW :])
-            passed = _Passed(at // STRETCH, checkpoint, before, self._disk.drop_count)
+            pending = _Pending(at // STRETCH, checkpoint, before, self._disk.drop_count)
             with self._lock:
-                self._passed[cursor] = passed
+                self._pending[cursor] = pending
 
     def flush(self) -> None:
         """Save what the cursors have passed: they move no further."""
         with self._lock:
-            for cursor in list(self._passed):
-                self._submit(self._passed.pop(cursor))
+            for cursor in list(self._pending):
+                self._submit(self._pending.pop(cursor))
 
     def when_saved(self, number: int, release: Callable[[], None]) -> None:
         """Call *release* once the checkpoint *number* is saved, or now if it is not about to be."""
@@ -78,17 +80,18 @@ class CheckpointWriter:
         else:
             future.add_done_callback(lambda _: release())
 
-    def _submit(self, passed: _Passed) -> None:
+    def _submit(self, pending: _Pending) -> None:
         """Save a checkpoint in the pool. The caller holds the lock."""
-        if len(self._saving) < MAX_QUEUED and passed.number not in self._saving:
-            with contextlib.suppress(RuntimeError):  # closed: the mount is ending
-                self._saving[passed.number] = self._pool.submit(self._save, passed)
+        if len(self._saving) < MAX_QUEUED and pending.number not in self._saving:
+            # the mount is ending, or the system has no thread left
+            with contextlib.suppress(RuntimeError):
+                self._saving[pending.number] = self._pool.submit(self._save, pending)
 
-    def _save(self, passed: _Passed) -> None:
+    def _save(self, pending: _Pending) -> None:
         try:
-            start = find_block_start(passed.checkpoint, passed.before, self._open_source)
+            start = find_block_start(pending.checkpoint, pending.before, self._open_source)
             if start is not None:
-                self._disk.save(passed.number, start, passed.drop_count)
+                self._disk.save(pending.number, start, pending.drop_count)
         finally:
             with self._lock:
-                self._saving.pop(passed.number, None)
+                self._saving.pop(pending.number, None)

@@ -56,19 +56,19 @@ def build_index(
     version: ObjectVersion,
     end: EndRecord,
     root: str,
-    name: str = "archive",
+    archive_path: str = "archive",
 ) -> ArchiveIndex:
     """Return the index of the files beneath *root* (such as `artifacts/`), and write it.
 
     *pieces* are the central directory, the bytes [end.start, end.stop) of the object. Each is
     parsed before the next one is taken. Members whose names cannot be shown are left out and
-    logged as those of *name*; of two equal names, the last one wins.
+    logged as those of *archive_path*; of two equal names, the last one wins.
 
     Raises:
         CorruptData: the directory is cut short or damaged.
         Unsupported: it has too many entries or directories.
     """
-    return _Builder(writer, version, end, root, name).run(pieces)
+    return _Builder(writer, version, end, root, archive_path).run(pieces)
 
 
 def read_index(directory: bytes, end: EndRecord, root: str) -> ArchiveIndex:
@@ -80,13 +80,18 @@ class _Builder:
     """One pass over one directory."""
 
     def __init__(
-        self, writer: SealedWriter, version: ObjectVersion, end: EndRecord, root: str, name: str
+        self,
+        writer: SealedWriter,
+        version: ObjectVersion,
+        end: EndRecord,
+        root: str,
+        archive_path: str,
     ) -> None:
         self._writer = writer
         self._version = version
         self._end = end
         self._root = root
-        self._archive = name  # for the log
+        self._archive_path = archive_path  # for the log
         self._is_from_windows = False
         self._hash = NameHash.new()
         self._folders = FolderBuilder(self._hash)
@@ -245,7 +250,7 @@ class _Builder:
             self._warn("no member lies beneath %s, the first is %.300r", self._root, first)
 
     def _warn(self, text: str, *values: object) -> None:
-        log.warning("%s: %s", self._archive, text % values)
+        log.warning("%s: %s", self._archive_path, text % values)
 
     def _remove_shadowed(self, shadowed: "array[int]", first_member: "array[int]") -> None:
         """Remove the members at the paths of folders that are shown."""

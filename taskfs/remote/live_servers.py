@@ -67,7 +67,7 @@ class IceServer:
         """Return the URLs of the protocols that the server answers in.
 
         Raises:
-            OSError: the server's name does not resolve.
+            OSError, UnicodeError: the server's name does not resolve, or is no host name.
         """
         loop = asyncio.get_running_loop()
         address = await in_thread(

@@ -67,7 +67,8 @@ class RangeRequests:
         self._path = path
         self._transport = transport
         self._url = SignedURL(sign)
-        self._has_weak_tags = False  # then no If-Match is sent, because it fails for them
+        # If set, no If-Match is sent, because the store refuses it for weak tags.
+        self._has_weak_tags = False
 
     def discard_url(self) -> None:
         """Have the next request use a new URL."""

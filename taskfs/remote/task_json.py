@@ -63,9 +63,9 @@ def parse_task(record: bytes) -> Task:
 
 
 def mend_json(content: bytes | bytearray) -> bytes:
-    """Return *content* as strict JSON, with incomplete characters as `?`, and NaN and numbers that
-    are too large for a float as null.
+    """Return *content* as strict JSON.
 
+    Incomplete characters become `?`; NaN and numbers beyond floats become null.
     One text that was cut within a character must not make the whole response unusable. Raises one
     of `NOT_JSON` if *content* is not JSON.
     """

@@ -14,7 +14,8 @@ _DURATION = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
 _SIZE = re.compile(rf"({_NUMBER})\s*([kmgtp]?)(i?b)?", re.IGNORECASE)
 # Seconds of the longest duration, 100 years: the system's timeouts overflow after 292.
 _MAX_DURATION_S: Final = 36_500 * 86_400
-_MAX_SIZE: Final = 1 << 60  # bytes: sizes of files in the system are below 8 times that
+# Bytes: 1 EiB, an eighth of the largest size that a file can have.
+_MAX_SIZE: Final = 1 << 60
 _WORDS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -99,8 +100,7 @@ def parse_path(text: str) -> Path:
 
 
 def parse_relative_path(text: str) -> str:
-    """Return a path that is relative to the directory where the command was started; `~` is the
-    home."""
+    """Return a path relative to the start directory of the command; `~` is the home."""
     return _expand_home(text)
 
 

@@ -89,7 +89,10 @@ class DaemonPool(Executor):
         return future
 
     def _start_thread(self) -> None:
-        """Start one more thread for the work that was added last; take it back on failure."""
+        """Start one more thread.
+
+        If that fails and no thread serves the queue, take back the work that was added last.
+        """
         try:
             self._threads.start_one()
             self._started += 1

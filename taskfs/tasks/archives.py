@@ -243,7 +243,7 @@ class ArchiveRegistry:
         pool = self._pool if remote is None else self._prefetch_pool
         try:
             load.result = pool.submit(self._run_load, slot, load, remote)
-        except RuntimeError:  # the mount is ending, and so has the pool
+        except RuntimeError:  # the mount is ending, or the system has no thread left
             slot.load = None
             raise
         return load

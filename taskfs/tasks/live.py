@@ -61,8 +61,8 @@ class LiveFiles:
     interrupted.
 
     *is_live* asks the API whether the task's status is one of `LIVE_STATUSES`, within the given
-    seconds. It is called where the machine's answer, or its silence, may come from the task's end:
-    it lacks a file that it listed, or as `LiveQuestions` says.
+    seconds. It is called when the machine lacks a file that it listed, and where `LiveQuestions`
+    says.
 
     Every call raises, besides what it names: Unavailable (ETIMEDOUT; `LiveEnded` where the task has
     ended), BadResponse (EIO), AccessDenied (EACCES), Unsupported (EOPNOTSUPP), Interrupted (EINTR).
