@@ -6,13 +6,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
 
 import pytest
 
-from taskfs.fuse import event_sender, watchers
+from taskfs.fuse import event_sender, events, watchers
 from taskfs.fuse.archive_arrivals import ARCHIVE_POLL_S, ARCHIVE_TIMEOUT_S, ArchiveArrivals
 from taskfs.fuse.attributes import AttributePolicy
 from taskfs.fuse.event_operations import EventOperations
@@ -345,3 +346,52 @@ def test_scans_on_a_busy_machine(tree: InProcess) -> None:
         eventually(lambda: scanner.scans > scans)
     finally:
         stopped.set()
+
+
+class TimedEvent(threading.Event):
+    """An event whose waits take no time but that of a clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None or self.is_set(), "it would wait for ever"
+        if not self.is_set():
+            self._clock.tick(max(0.0, timeout or 0.0))
+        return self.is_set()
+
+
+class IdleScanner:
+    """Finds no watch, and ends the scans of its thread at a time of the clock."""
+
+    def __init__(self, clock: Clock, end_s: float, stopped: threading.Event) -> None:
+        self.times_s: list[float] = []
+        self._clock = clock
+        self._end_s = end_s
+        self._stopped = stopped
+
+    def scan(self) -> Watches:
+        self.times_s.append(self._clock())
+        if self._clock() >= self._end_s:
+            self._stopped.set()
+        return Watches()
+
+
+def test_scans_with_a_long_attr_timeout(
+    tree: InProcess, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V-2: One request causes few scans, and a new watch is seen within 2 s after a request, and
+    later within a twentieth of the time since then."""
+    monkeypatch.setattr(events, "time", SimpleNamespace(monotonic=clock, thread_time=lambda: 0.0))
+    operations = EventOperations(tree.core.tree, AttributePolicy(0, 0, 0), lambda: 0)
+    operations.requested = TimedEvent(clock)
+    operations.requested.set()
+    stopped = TimedEvent(clock)
+    begun_s = clock()
+    scanner = IdleScanner(clock, begun_s + 3600.0, stopped)
+    EventThread(tree.core.tree, operations, scanner, NoSender(), stopped, settle_s=7200.0).run()
+    pauses_s = [after - before for before, after in pairwise(scanner.times_s)]
+    assert len(pauses_s) < 150
+    for pause_s, scan_s in zip(pauses_s, scanner.times_s, strict=False):
+        assert pause_s <= max(2.0, (scan_s - begun_s) / 20 + 0.1)
