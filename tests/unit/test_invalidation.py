@@ -11,6 +11,7 @@ from taskfs.fuse.kernel.invalidation import Invalidator
 from taskfs.fuse.kernel.node_table import NodeTable
 from taskfs.fuse.kernel.protocol import ROOT_ID
 from tests.mounts import eventually
+from tests.threads import no_new_threads
 
 FILES = 20
 
@@ -74,3 +75,14 @@ def test_a_failure_is_not_taken_for_a_message(kernel: Kernel, invalidator: Inval
     invalidator.invalidate("other", lambda: done.append("second"))
     eventually(lambda: bool(done))
     assert done == ["second"]
+
+
+def test_no_thread_is_needed_later(
+    kernel: Kernel, invalidator: Invalidator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-55, F-10: The kernel is notified of a change also while the system starts no thread."""
+    kernel.go_on.set()
+    done: list[str] = []
+    with no_new_threads(monkeypatch):
+        invalidator.invalidate("task/outputs", lambda: done.append("first"))
+        eventually(lambda: bool(done))

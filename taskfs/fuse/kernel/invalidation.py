@@ -30,8 +30,9 @@ ATTRIBUTES_ONLY = -1  # the offset of a message that leaves the pages
 
 
 class Invalidator:
-    """Sends the messages of one session. Safe for concurrent use: the lock guards the start of its
-    thread. Those that wait are sent together, because finding the nodes takes one pass over all.
+    """Sends the messages of one session, in a thread of its own. Safe for concurrent use.
+
+    Messages that wait are sent together, because finding the nodes takes one pass over all.
 
     *becomes_directory* returns whether the path of a file is that of a directory now, without a
     request to the network.
@@ -43,17 +44,13 @@ class Invalidator:
         self._channel = channel
         self._nodes = nodes
         self._becomes_directory = becomes_directory
-        self._lock = threading.Lock()
         self._work: queue.SimpleQueue[tuple[str, Callable[[], None]]] = queue.SimpleQueue()
-        self._has_thread = False
+        # Started now, because the system may have no thread left when an archive changes.
+        threading.Thread(target=self._run, name="taskfs-invalidate", daemon=True).start()
 
     def invalidate(self, path: str, done: Callable[[], None] = lambda: None) -> None:
         """Have the kernel drop the attributes and listings beneath *path*, then call *done*."""
         self._work.put((path, done))
-        with self._lock:
-            if not self._has_thread:
-                threading.Thread(target=self._run, name="taskfs-invalidate", daemon=True).start()
-                self._has_thread = True
 
     def _run(self) -> None:
         while True:
