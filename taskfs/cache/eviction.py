@@ -28,7 +28,8 @@ SETTLE_S: Final = 1.0
 # Seconds for which the limit stays lower after a quota or the disk was full.
 LOWERED_S: Final = 600.0
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-# Two files in the cache directory that are never evicted.
+# Two files in the cache directory that are never evicted. The time of the second one says when a
+# process last removed all indexes.
 EVICTION_LOCK: Final = "lock"
 RANGE_LOCKS: Final = "claims"  # caches of earlier versions use this name, too
 # The directory of the indexes. They are evicted like blocks.
