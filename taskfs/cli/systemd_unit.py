@@ -18,6 +18,7 @@ from taskfs.support.parsing import parse_path
 _DEFAULT_FSTAB_MOUNTPOINT: Final = "/mnt/tasks"
 _DEFAULT_UNIT_MOUNTPOINT: Final = "~/tasks"
 
+# The word after the description keeps a final backslash of the mountpoint from continuing the line.
 _UNIT_TEMPLATE: Final = """\
 # Save as ~/.config/systemd/user/taskfs.service, then:
 #   systemctl --user daemon-reload && systemctl --user enable --now taskfs

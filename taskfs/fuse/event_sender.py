@@ -23,7 +23,7 @@ PAUSE_S: Final = 30.0
 # So the second time is after the attr timeout, with a margin for the kernel's rounding.
 RETRY_MARGIN_S: Final = 0.2
 # Seconds for which an event waits for requests that hold the lock of its directory. They may wait
-# for a silent store.
+# for a silent store: slow listings end in less, and without a limit the events would pile up.
 QUIET_TIMEOUT_S: Final = 20.0
 # The kernel still has the name from before: it asks again after the attr timeout.
 _AGAIN: Final = frozenset({errno.EEXIST, errno.EBUSY})
