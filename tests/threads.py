@@ -1,4 +1,4 @@
-"""A system that starts no thread, as at a limit of processes."""
+"""Threads that start, and a system that starts none, as at a limit of processes."""
 
 import contextlib
 import threading
@@ -17,3 +17,19 @@ def no_new_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         yield
+
+
+@contextlib.contextmanager
+def started_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Thread]]:
+    """Collect the threads that the calling thread starts; those of earlier tests start others."""
+    started: list[threading.Thread] = []
+    start, caller = threading.Thread.start, threading.current_thread()
+
+    def note(thread: threading.Thread) -> None:
+        if threading.current_thread() is caller:
+            started.append(thread)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", note)
+        yield started

@@ -19,6 +19,7 @@ from taskfs.fsspec.shared_core import SharedCore
 from tests.fake_api import FakeCloud, begin_of
 from tests.fork_server import ROOT
 from tests.mounts import eventually
+from tests.threads import started_threads
 from tests.zips import cheap_bytes
 
 WORDS: Final = cheap_bytes(2_000_000)
@@ -236,11 +237,13 @@ def test_exit_waits_for_no_request(by_environment: FakeCloud) -> None:
         process.wait()
 
 
-def test_an_instance_costs_nothing(cloud: FakeCloud, home: Path) -> None:
+def test_an_instance_costs_nothing(
+    cloud: FakeCloud, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """P-11: An instance sends nothing and looks for no key, so a scheduler may pass on what it
     cannot use."""
-    before = threading.active_count()
-    fsspec.filesystem("taskfs", api_url=cloud.api_url, timeout="9s")
-    assert threading.active_count() <= before  # a thread of an earlier test may end
+    with started_threads(monkeypatch) as started:
+        fsspec.filesystem("taskfs", api_url=cloud.api_url, timeout="9s")
+    assert started == []
     assert not cloud.requests
     assert not home.exists()

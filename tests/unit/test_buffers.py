@@ -2,10 +2,11 @@
 
 import pytest
 
+from taskfs.support import buffers
 from taskfs.support.buffers import (
     LARGE,
     POOLED_SIZES,
-    POOLS,
+    BufferPool,
     address_of,
     allocate,
     trim_pools,
@@ -13,12 +14,14 @@ from taskfs.support.buffers import (
 
 
 @pytest.fixture(autouse=True)
-def _empty_pools() -> None:
-    trim_pools()
+def _own_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools that the buffers of earlier tests do not return to."""
+    monkeypatch.setattr(buffers, "POOLS", [])
+    buffers.POOLS.extend(map(BufferPool, POOLED_SIZES))
 
 
 def pooled_bytes() -> int:
-    return sum(pool.length * len(pool.unused) for pool in POOLS)
+    return sum(pool.length * len(pool.unused) for pool in buffers.POOLS)
 
 
 @pytest.mark.parametrize("length", POOLED_SIZES)

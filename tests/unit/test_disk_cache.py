@@ -45,6 +45,7 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.support.stats import Stats
 from tests.archive_harness import DaemonPool, FakeObject, run_threads
 from tests.caches import read_index, write_index
+from tests.descriptors import open_below
 from tests.file_systems import assert_same
 from tests.fork_server import ROOT
 from tests.mounts import OWN_MOUNTS, TIMEOUT_S
@@ -133,15 +134,6 @@ def unlinked_use(pid: int, directory: Path) -> int:
                 if not status.st_nlink and os.readlink(descriptor).startswith(str(directory)):
                     total += status.st_blocks * 512
     return total
-
-
-def open_files(directory: Path) -> int:
-    """Return how many files beneath *directory* this process has open."""
-    count = 0
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            count += os.readlink(descriptor).startswith(str(directory))
-    return count
 
 
 def flip(path: Path, at: int, mask: int) -> None:
@@ -621,13 +613,13 @@ def test_something_else_in_place_of_a_file(
             cache = DiskCache(cache_dir, PLENTY)
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             IN_PLACE[what](path)
-        before_use = open_files(cache_dir)
+        before_use = len(open_below(cache_dir))
         use_everything(cache)
         use_everything(DiskCache(cache_dir, PLENTY))
         small = DiskCache(cache_dir, BLOCK)  # evicts at each write
         use_everything(small)
         # One open segment each, and the directories of two.
-        assert open_files(cache_dir) <= before_use + 3 + 2
+        assert len(open_below(cache_dir)) <= before_use + 3 + 2
         assert len(logged(caplog.records)) <= 6
 
 
@@ -915,9 +907,9 @@ def test_descriptors_stay_few(cache_dir: Path) -> None:
 
     cache = DiskCache(cache_dir, PLENTY)
     run_threads([partial(use, cache, seed) for seed in range(6)])
-    assert 0 < open_files(cache_dir) <= 100
+    assert 0 < len(open_below(cache_dir)) <= 100
     del cache
-    assert open_files(cache_dir) == 0
+    assert open_below(cache_dir) == []
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o027])

@@ -21,6 +21,7 @@ from taskfs.download.run import DownloadItem
 from taskfs.download.selection import select_members
 from taskfs.errors import CorruptData, NoSpace, NotFound, Unavailable, Unsupported
 from taskfs.model import ObjectVersion
+from tests.descriptors import open_below
 from tests.mounts import eventually
 
 MEGABYTE = 1 << 20
@@ -248,12 +249,11 @@ class TestFiles:
             plan(MemoryArchive(FILES), tmp_path / "file")
 
     def test_no_descriptor_is_left_open(self, tmp_path: Path) -> None:
-        before = os.listdir("/proc/self/fd")
         archive = MemoryArchive(FILES)
         archive.wrong["a.txt"] = [b"", b""]
         download_all(plan(archive, tmp_path))
         assert not Destination(tmp_path).has(member("no/such/path", b""))
-        assert os.listdir("/proc/self/fd") == before
+        assert open_below(tmp_path) == []
 
 
 class TestArchive:

@@ -8,7 +8,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import cast
@@ -33,6 +32,7 @@ from taskfs.support.clock import age_clock
 from taskfs.support.stats import Stats
 from taskfs.tree import control_nodes
 from taskfs.tree.tree import Tree
+from tests.threads import started_threads
 
 MOUNTS = """\
 /dev/disk1s1 on / (apfs, local, read-only, journaled)
@@ -209,8 +209,8 @@ def test_without_a_service_manager_that_hears(monkeypatch: pytest.MonkeyPatch) -
 def test_no_events_without_inotify(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other systems have neither inotify nor /proc: no thread looks for watches there."""
     monkeypatch.setattr(sys, "platform", "darwin")
-    before = threading.active_count()
     tree, operations = cast(Tree, None), cast(EventOperations, None)
-    stop = start_events(tree, operations, "/mnt", "", attr_timeout_s=1, mode=mode)
-    assert threading.active_count() <= before  # a thread of an earlier test may end
+    with started_threads(monkeypatch) as started:
+        stop = start_events(tree, operations, "/mnt", "", attr_timeout_s=1, mode=mode)
+    assert started == []
     stop()

@@ -58,9 +58,11 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.DEBUG, "taskfs")
 
     def logged() -> list[str]:
-        levels = {record.levelno for record in caplog.records}
+        # Threads of earlier tests may log as well.
+        records = [record for record in caplog.records if record.name == fallback.log.name]
+        levels = {record.levelno for record in records}
         assert levels <= {logging.DEBUG}
-        messages = [record.getMessage() for record in caplog.records]
+        messages = [record.getMessage() for record in records]
         return [text.removeprefix("the system refuses ").split(" (")[0] for text in messages]
 
     return logged
