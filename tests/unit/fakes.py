@@ -13,7 +13,8 @@ from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.task_cache import TaskCache
 
 TERMINAL = ("success", "failed", "killed")
-POOL = ThreadPoolExecutor(2)
+POOL_THREADS = 2
+POOL = ThreadPoolExecutor(POOL_THREADS)
 
 
 class Clock:
@@ -27,6 +28,13 @@ class Clock:
 
     def tick(self, seconds: float) -> None:
         self.now_s += seconds
+
+
+def await_pool() -> None:
+    """Wait until what was submitted to the pool of the caches has run."""
+    meeting = threading.Barrier(POOL_THREADS)
+    for met in [POOL.submit(meeting.wait, 60) for _ in range(POOL_THREADS)]:
+        met.result()
 
 
 def task_of(task_id: str, status: str = "started", **fields: Any) -> Task:

@@ -22,7 +22,7 @@ from taskfs.tasks.task_groups import TaskGroups
 from taskfs.tasks.whole_listing import PackedPage, WholeListing
 from tests.mounts import eventually
 from tests.threads import no_new_threads
-from tests.unit.fakes import Clock, FakeAPI, task_cache_of, task_of
+from tests.unit.fakes import Clock, FakeAPI, await_pool, task_cache_of, task_of
 
 URL = "https://api.example"
 COUNT = 2600  # tasks: more than an update reads within itself
@@ -66,6 +66,7 @@ def await_quiet(api: FakeAPI) -> None:
     count = -1
     while count != len(api.calls) or any(t.name == "taskfs-listing" for t in threading.enumerate()):
         count = len(api.calls)
+        await_pool()
         time.sleep(0.1)
 
 
