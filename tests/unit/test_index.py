@@ -6,10 +6,8 @@ import logging
 import random
 import struct
 import time
-import tracemalloc
 import zipfile
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,6 +23,7 @@ from taskfs.archive.member import Member
 from taskfs.cache.sealed_file import SealedWriter
 from taskfs.errors import CorruptData, TaskFSError, Unsupported
 from taskfs.model import ObjectVersion
+from tests.peaks import peak_bytes, takes_less
 from tests.zips import (
     BZIP2,
     DEFLATED,
@@ -796,15 +795,6 @@ def test_sizes_that_no_file_can_have_are_not_shown(size: int) -> None:
     assert all(found.size < 2**63 for found in index.members)
 
 
-def peak_bytes(call: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 def many_files(count: int) -> bytes:
     return build(
         [
@@ -833,7 +823,7 @@ def test_a_hundred_thousand_members_in_linear_time() -> None:
 def test_an_index_costs_less_than_a_kilobyte_a_member() -> None:
     """R-21: 100,000 members take less than a kilobyte of memory each."""
     body = many_files(10_000)
-    assert peak_bytes(lambda: index_of(body)) < 10_000 * 1000
+    assert takes_less(lambda: index_of(body), 10_000 * 1000)
 
 
 def test_equal_names_take_no_more_memory_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -842,7 +832,7 @@ def test_equal_names_take_no_more_memory_than_others(monkeypatch: pytest.MonkeyP
     others = build([file(f"{n:05}", packed=b"") for n in range(60_000)], zip64=True)
     equal = build([file("00000", packed=b"")] * 60_000, zip64=True)
     assert paths(index_of(equal)) == ["00000"]
-    assert peak_bytes(lambda: index_of(equal)) < 1.2 * peak_bytes(lambda: index_of(others))
+    assert takes_less(lambda: index_of(equal), 1.2 * peak_bytes(lambda: index_of(others)))
 
 
 def test_a_deep_path_costs_no_more_than_its_length() -> None:
@@ -855,7 +845,7 @@ def test_a_deep_path_costs_no_more_than_its_length() -> None:
         except TaskFSError:
             return  # refusing it by name is as good
 
-    assert peak_bytes(read) < 200 * len(body)
+    assert takes_less(read, 200 * len(body))
 
 
 def count_folders(folder: Folder) -> int:
