@@ -19,11 +19,14 @@ STRETCH: Final = 8 << 20  # R-36
 BODY: Final = cheap_bytes(6 * STRETCH + 1_234_567, 9)
 LATE: Final = len(BODY) * 9 // 10
 TIMEOUT_S: Final = 60.0
-# Reads 4 KiB at an offset; prints how many bytes were decoded, and what was read.
+# Reads 4 KiB at an offset, and saves each checkpoint that it passes; prints how many bytes were
+# decoded, and what was read.
 READER: Final = """
 import sys, zlib
+from concurrent.futures import wait
 import fsspec
 from taskfs.archive import isal
+from taskfs.archive.checkpoint_writer import CheckpointWriter
 decoded = 0
 decode = isal.BlockDecoder.decode
 def count(self, out):
@@ -32,6 +35,12 @@ def count(self, out):
     decoded += done
     return done
 isal.BlockDecoder.decode = count
+# On a busy machine the decoder might be far ahead of the thread that saves checkpoints.
+note = CheckpointWriter.note
+def note_and_save(self, cursor, output):
+    note(self, cursor, output)
+    wait(list(self._saving.values()))
+CheckpointWriter.note = note_and_save
 path, offset = sys.argv[1], int(sys.argv[2])
 body = fsspec.filesystem("taskfs").cat_file(path, offset, offset + 4096)
 print(decoded, zlib.crc32(body), flush=True)
