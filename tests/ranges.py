@@ -21,6 +21,15 @@ def member_requests(cloud: FakeCloud) -> list[RequestRecord]:
     return [record for record in list(cloud.requests) if _is_member(record)]
 
 
+def settle(cloud: FakeCloud) -> None:
+    """Wait until no request is in flight, and none follows."""
+    count = -1
+    while count != len(cloud.requests):
+        count = len(cloud.requests)
+        time.sleep(0.15)
+        eventually(lambda: all(record.status for record in list(cloud.requests)))
+
+
 class Ranges:
     """The requests of members; tails of archives are not counted. Each response takes 50 ms.
 
@@ -57,12 +66,7 @@ class Ranges:
         return len(self.records()), self.bytes()
 
     def settle(self) -> None:
-        """Wait until no request is in flight, and none follows."""
-        count = -1
-        while count != len(self._cloud.requests):
-            count = len(self._cloud.requests)
-            time.sleep(0.15)
-            eventually(lambda: all(record.status for record in list(self._cloud.requests)))
+        settle(self._cloud)
 
 
 def _is_member(record: RequestRecord) -> bool:

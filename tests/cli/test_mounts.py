@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfs.cli.mount_stats import METRICS
+from taskfs.cli.mount_stats import METRICS, STATE_SILENT
 from taskfs.fuse.mountpoint import umount
 from tests.cli.conftest import Command, eventually
 from tests.fake_api import FakeCloud
@@ -29,17 +29,40 @@ def mounted(taskfs: Command, cloud: FakeCloud, home: Path) -> Iterator[Path]:
         umount(path, lazy=True)
 
 
+def output_of(taskfs: Command, path: Path, *arguments: str) -> str:
+    """Return what a command prints once the mount on *path*, which a busy machine may delay,
+    answers in time."""
+    printed = ""
+
+    def answers() -> bool:
+        nonlocal printed
+        done = taskfs(*arguments)
+        printed = done.stdout
+        lines = (done.stdout + done.stderr).splitlines()
+        return not any(str(path) in line and STATE_SILENT in line for line in lines)
+
+    eventually(answers)
+    return printed
+
+
 def listed(taskfs: Command, path: Path) -> dict[str, object]:
-    found = json.loads(taskfs("mounts", "--json").stdout)
-    [mount] = [each for each in found if each["mountpoint"] == str(path)]
-    assert isinstance(mount, dict)
+    """Return the mount on *path* as `mounts --json` shows it once it answers in time or is dead."""
+    mount: dict[str, object] = {}
+
+    def answers() -> bool:
+        nonlocal mount
+        found = json.loads(taskfs("mounts", "--json").stdout)
+        [mount] = [each for each in found if each["mountpoint"] == str(path)]
+        return mount["state"] != STATE_SILENT
+
+    eventually(answers)
     return mount
 
 
 def test_a_live_and_a_dead_mount(taskfs: Command, mounted: Path) -> None:
     """C-58: `mounts` lists live and dead mounts with their state and counters."""
-    lines = taskfs("mounts").stdout.splitlines()
-    assert re.split(r"\s{2,}", lines[0]) == [
+    heading, *lines = output_of(taskfs, mounted, "mounts").splitlines()
+    assert re.split(r"\s{2,}", heading) == [
         *("Mountpoint", "State", "PID", "Uptime", "Requests", "Received", "Hit rate", "Options")
     ]
     [line] = [line for line in lines if line.startswith(f"{mounted} ")]
@@ -58,16 +81,16 @@ def test_a_live_and_a_dead_mount(taskfs: Command, mounted: Path) -> None:
 
 def test_stats(taskfs: Command, mounted: Path) -> None:
     """C-58: stats prints the counters of a mount, as lines or as JSON."""
-    shown = taskfs("stats", str(mounted)).stdout
+    shown = output_of(taskfs, mounted, "stats", str(mounted))
     assert re.search(r"(?m)^offline: +false$", shown), shown
     assert re.search(r"(?m)^store_requests: +[1-9]\d*$", shown)
-    [stats] = json.loads(taskfs("stats", "--json", str(mounted)).stdout)
+    [stats] = json.loads(output_of(taskfs, mounted, "stats", "--json", str(mounted)))
     assert stats["mountpoint"] == str(mounted)
 
 
 def test_prometheus(taskfs: Command, mounted: Path) -> None:
     """C-58: --prometheus prints the text exposition format with a type for each counter."""
-    shown = taskfs("stats", "--prometheus", str(mounted)).stdout
+    shown = output_of(taskfs, mounted, "stats", "--prometheus", str(mounted))
     sample = re.compile(r'taskfs_(\w+)\{mountpoint="[^"]*"(,version="[^"]*")?\} [\d.]+')
     samples = [line for line in shown.splitlines() if not line.startswith("#")]
     assert all(sample.fullmatch(line) for line in samples)

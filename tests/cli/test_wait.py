@@ -125,9 +125,10 @@ def test_a_kill_on_interrupt_is_no_part_of_the_json(taskfs: Command, cloud: Fake
 def test_a_failed_kill_is_reported(taskfs: Command, cloud: FakeCloud) -> None:
     """C-20: A kill on interrupt that fails is reported."""
     task = cloud.add_task(status="started")
+    # The wait itself must not meet the wrong key.
+    stall = cloud.faults.add("stall", path="/status", skip=1)
     process = taskfs.start("wait", task, "--kill-on-interrupt")
-    assert process.stdout
-    process.stdout.readline()
+    eventually(lambda: stall.hits == 1)
     cloud.rotate_key()
 
     interrupt(process)

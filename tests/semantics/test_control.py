@@ -161,9 +161,10 @@ def test_after_a_lost_answer_the_status_is_read_first(fs: FileSystem) -> None:
 
 
 def test_the_next_status_shows_the_effect(
-    new_fs: Callable[..., FileSystem], cloud: FakeCloud
+    new_fs: Callable[..., FileSystem], cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """K-12, T-11: The next `status` shows the kill's effect, because a kill ends the pin."""
+    monkeypatch.setattr("taskfs.demo.account.KILL_DURATION_S", 3600.0)
     task = cloud.add_task(status="computation-started")
     fs = new_fs()
     assert fs.stat(f"{task}/status").st_size == len("computation-started\n")

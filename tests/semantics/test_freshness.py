@@ -127,7 +127,7 @@ def test_a_task_younger_than_the_listing_is_found_by_its_name(
     new_fs: Callable[..., FileSystem], cloud: FakeCloud
 ) -> None:
     """F-6: A task younger than the listing is found by its name."""
-    fs = new_fs(dir_cache_time="1h")
+    fs = new_fs(dir_cache_time="1h", status_cache_time="1h")
     assert ".by-status" in fs.names()
     young = cloud.add_task(status="submitted", outputs=None)
     cloud.clear_requests()

@@ -12,9 +12,9 @@ import pytest
 from taskfs.cache.block import BLOCK
 from tests.fake_api import FakeCloud
 from tests.file_systems import FileSystem, assert_same
-from tests.mounts import Mount, eventually
+from tests.mounts import Mount
 from tests.outputs import LONG_AGO, add_finished_task, noise, put_outputs
-from tests.ranges import Ranges
+from tests.ranges import Ranges, settle
 from tests.zips import DEFLATED, STORED
 
 COUNT = 60
@@ -51,7 +51,8 @@ def test_a_walk_signs_many_urls_at_once(
     fs = open_listed(new_fs, cloud)
     read = [fs.read(f"{task}/outputs/stdout.txt") for task in tasks]
     assert sorted(read) == sorted(f"{n}\n".encode() for n in range(COUNT))
-    assert signings(cloud) <= 4 + COUNT // 8
+    # A reader that overtakes the prefetch on a busy machine has its URL signed alone.
+    assert signings(cloud) <= 4 + COUNT // 4
     assert stored(cloud) == COUNT
 
 
@@ -61,8 +62,7 @@ def test_a_walk_that_stops(new_fs: Callable[..., FileSystem], cloud: FakeCloud) 
     fs = open_listed(new_fs, cloud)
     for task in tasks[:8]:
         fs.read(f"{task}/outputs/stdout.txt")
-    eventually(lambda: all(record.status for record in list(cloud.requests)))
-    time.sleep(0.5)
+    settle(cloud)
     assert stored(cloud) <= 8 * 3
     count = len(cloud.requests)
     time.sleep(1)
