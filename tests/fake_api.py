@@ -82,7 +82,7 @@ class Faults:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a *match* may call `release`
         self._faults: list[Fault] = []
         self._released = threading.Event()
 
