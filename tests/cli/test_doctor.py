@@ -224,13 +224,11 @@ def test_without_a_key_the_fix_is_printed_once(bare: Command) -> None:
 
 def test_a_silent_api_costs_one_timeout(taskfs: Command, cloud: FakeCloud) -> None:
     """C-23, X-15: The API and the clock are checked with one request."""
-    cloud.pause()
-    began = time.monotonic()
-    done = taskfs("doctor", "--timeout", "10s")
-    taken_s = time.monotonic() - began
+    stall = cloud.faults.add("stall", side="api", times=None)
+    done = taskfs("doctor", "--timeout", "1s")
     assert line(done.stdout, "API").startswith("FAIL")
     assert line(done.stdout, "clock").startswith("skip")
-    assert taken_s < 19
+    assert stall.hits <= 1  # none if the connection took as long
 
 
 def test_a_missing_ca_file_is_reported_once(bare: Command) -> None:
