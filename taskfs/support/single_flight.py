@@ -76,6 +76,7 @@ class SingleFlight:
         with self._lock:
             if key not in self._in_flight:
                 self._in_flight[key] = self._pool.submit(self._run, key, load)
+                self._wait_until_s = self._clock() + FALLBACK_WAIT_S
 
     def _run(self, key: Any, load: Callable[[], object]) -> None:
         try:

@@ -61,6 +61,18 @@ def test_callers_with_a_fallback_wait_for_one_second_together(
     assert remote.asked == 3
 
 
+def test_a_caller_with_a_fallback_waits_for_a_run_that_it_did_not_begin(
+    flight: SingleFlight, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O-13: A caller with a fallback also waits for a request that was begun in the background."""
+    monkeypatch.setattr("taskfs.support.single_flight.FALLBACK_WAIT_S", 60.0)
+    remote.speak.clear()
+    flight.start("a", remote)
+    threading.Timer(0.2, remote.speak.set).start()
+    flight.run("a", remote, has_fallback=True)
+    assert (remote.asked, flight.is_failing) == (1, False)
+
+
 def test_after_a_failure_callers_with_a_fallback_do_not_wait(
     flight: SingleFlight, remote: Remote, clock: Clock
 ) -> None:
