@@ -16,7 +16,6 @@ from taskfs.tasks.known_tasks import NEVER_S, KnownTasks
 from taskfs.tasks.membership import (
     MAX_SINGLE_REQUESTS,
     UnfinishedUpdater,
-    remove_unchecked,
     remove_unlisted,
     request_each,
 )
@@ -69,6 +68,7 @@ class AccountListing:
         self._generation = self._database.generation  # when the listing in use was requested
         self._load_generation = self._generation  # when `update` began a load
         self._other_version: object = None
+        self._counted_version: object = None  # of the database when its tasks were counted
         self._needs_unfinished = False  # whether the last update requested the unfinished tasks
         self._recheck_page = 0
         self._recheck_s = NEVER_S
@@ -106,6 +106,16 @@ class AccountListing:
         self.as_of_s = None
         self._first_pages.clear()
 
+    def expire_if_short(self) -> None:
+        """Have everything requested again if another process has removed tasks of the listing."""
+        version = self._database.version[2]
+        if version == self._counted_version:
+            return
+        if any(self._is_short(scope) for scope in self._filter.scopes):
+            self.as_of_s = None
+        else:
+            self._counted_version = version
+
     def load_first_pages(self) -> list[TaskPage]:
         """Request and return the first page of each scope; see `apply_first_pages`."""
         began_s = self._clock()
@@ -132,7 +142,7 @@ class AccountListing:
     def update(self) -> "list[Future[float]]":
         """Make the listing current.
 
-        Return the loads that must end before it is, because it never was whole before.
+        Return the loads that must end before it is, because it never was whole, or lacks tasks.
         """
         if self._filter.last is not None:
             self.load_first_pages()
@@ -161,7 +171,8 @@ class AccountListing:
         if self._needs_unfinished:
             listed = unfinished.result() if unfinished else self._unfinished.request()
             self._unfinished.apply(*listed)
-        self._compare_counts()
+        if loads := self._compare_counts():
+            return loads
         self._note_current(began_s, generation)
         return []
 
@@ -218,7 +229,13 @@ class AccountListing:
         other = self._database.version[2]
         if self._other_version not in (None, other):
             self._known.drop_finished()
-        self._other_version = other
+        self._other_version = self._counted_version = other
+
+    def _is_short(self, scope: Scope) -> bool:
+        """Whether fewer tasks are saved than the API had when *scope* was updated."""
+        difference = self._database.difference(scope)
+        count = self._database.count(scope, self.selection.max_seq)
+        return difference is not None and count + difference < self._totals.get(scope, 0)
 
     def _update_scope(self, scope: Scope, first: FirstPage | None) -> "Future[float] | None":
         """Store the newest tasks of *scope*; return a load if all pages must be read first."""
@@ -262,21 +279,27 @@ class AccountListing:
         """Whether the last task of the page is known, so that all tasks after it are."""
         return bool(page.tasks and self._database.known([page.tasks[-1].id]))
 
-    def _compare_counts(self) -> None:
-        """Start to look for removed tasks, or for new ones, where the API's counts differ."""
+    def _compare_counts(self) -> "list[Future[float]]":
+        """Start to look for tasks that were removed, or are missing, where the API's counts differ.
+
+        Return the loads without which the listing would lack tasks, and those of short listings.
+        """
+        loads = []
         for scope in self._filter.scopes:
             total_size, difference = self._totals[scope], self._database.difference(scope)
             count = self._database.count(scope)
             if difference is None or count + difference == total_size:
                 continue
             log.info("%d tasks are known, and the API has %d", count, total_size)
-            is_searched = count > SMALL_TASKS and total_size >= 0
-            urgent = count <= SMALL_TASKS or self._waits_for_removals
+            may_lack = total_size < 0 or count + difference < total_size
+            is_searched = count > SMALL_TASKS and not may_lack
+            urgent = may_lack or count <= SMALL_TASKS or self._waits_for_removals
             load = self._whole.start(
                 scope, urgent=urgent, total_size=total_size if is_searched else None
             )
             if urgent:
-                load.result()
+                loads.append(load)
+        return loads
 
     def _apply_last(self, pages: list[TaskPage], began_s: float) -> None:
         """Store the listing of a mount with `--last`."""
@@ -288,8 +311,7 @@ class AccountListing:
         # A saved task that the response does not show may have changed its status or project.
         while others := [i for i in self._database.ids(listed) if i not in listed_ids]:
             request_each(self._api, self._known, others[:MAX_SINGLE_REQUESTS], self._clock)
-            rest = others[MAX_SINGLE_REQUESTS:]
-            remove_unchecked(self._known, self._filter.scopes[0], rest)
+            self._known.remove(others[MAX_SINGLE_REQUESTS:])
             listed_ids.update(others)  # those that are still listed are newer than the response
         self._note_current(began_s, generation)
 
@@ -305,5 +327,5 @@ class AccountListing:
 
 
 def _load_pages(whole: WholeListing, scope: Scope, numbers: Iterable[int]) -> None:
-    for page in whole.fetch_all(scope, numbers, True):
+    for page in whole.fetch_all(scope, numbers):
         whole.store(page)

@@ -43,22 +43,10 @@ def remove_missing(
     A task that has left the listing of a project or status may still exist, so it is requested,
     unless there are many.
     """
-    if scope == Scope():
-        known.remove(gone)
-    elif len(gone) <= MAX_SINGLE_REQUESTS:
+    if scope != Scope() and len(gone) <= MAX_SINGLE_REQUESTS:
         request_each(api, known, gone, clock)
     else:
-        remove_unchecked(known, scope, gone)
-
-
-def remove_unchecked(known: KnownTasks, scope: Scope, ids: Collection[str]) -> None:
-    """Remove tasks that have left the listing of *scope* and may still exist.
-
-    Mounts with other scopes then read all pages before they show a listing.
-    """
-    if ids:
-        known.database.drop_other_differences(scope)
-        known.remove(ids)
+        known.remove(gone)
 
 
 def request_each(

@@ -124,8 +124,9 @@ class TaskCache:
         """Update the listing if it is older than its TTL; *has_fallback*: see `SingleFlight.run`.
 
         Raises:
-            Unavailable: the first listing is not whole within the timeout; it continues.
+            Unavailable: the listing is not whole within the timeout; it continues.
         """
+        self._listing.expire_if_short()
         if not self._is_older(self._listing.as_of_s, self._listing_ttl_s):
             early_s = EARLY * self._listing_ttl_s
             if self._is_older(self._listing.as_of_s, early_s):
@@ -147,7 +148,7 @@ class TaskCache:
             self._loads = self._listing.update()
 
     def _await_loads(self) -> None:
-        """Wait until the first listing is whole; each waiter gets its failure."""
+        """Wait until the listing is whole; each waiter gets its failure."""
         loads = self._loads
         if not loads:
             return
@@ -159,7 +160,7 @@ class TaskCache:
                     self._loads = []
                 elif isinstance(exc, Unavailable):
                     pages, total = self.progress
-                    text = f"the first listing is not whole yet: {pages} of {total} pages"
+                    text = f"the listing is not whole yet: {pages} of {total} pages"
                     raise Unavailable(text) from exc
                 raise
         with self._lock:
@@ -192,8 +193,7 @@ class TaskCache:
             return self._ids[1]
 
     def listing(self) -> Iterator[Task]:
-        """Return all listed tasks, newest first, a few in memory at a time, also if the database
-        gets lost meanwhile."""
+        """Yield all listed tasks, newest first, also if the database gets lost meanwhile."""
         ids = self.ids()
         batches = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
         loads = (partial(self.database.load, batch) for batch in batches)

@@ -132,12 +132,12 @@ class TaskDatabase:
             if project in (None, task.project)
         ]
 
-    def count(self, scope: Scope) -> int:
-        """Return how many tasks *scope* has."""
+    def count(self, scope: Scope, max_seq: int | None = None) -> int:
+        """Return how many tasks *scope* has, of those with numbers up to *max_seq*."""
         conditions = groups_of(scope.selection)
-        if len(conditions) == 1:
+        if len(conditions) == 1 and max_seq is None:
             return self._file.run(lambda c: read_sum(c, conditions[0]).tasks)
-        where, values = scope.selection.where()
+        where, values = scope.selection._replace(max_seq=max_seq).where()
         row = self._one(f"SELECT count(*) FROM tasks WHERE {where}", values)
         return int(row[0]) if row else 0
 
@@ -146,8 +146,10 @@ class TaskDatabase:
         return self._file.run(lambda c: read_sum(c, [("finished", "1")]).tasks)
 
     def position(self, task_id: str, scope: Scope) -> int | None:
-        """Return how many tasks of *scope* are listed before the task; None if it is unknown, or
-        outside the scope."""
+        """Return how many tasks of *scope* are listed before the task.
+
+        None if the task is unknown or outside the scope.
+        """
         where, values = scope.selection.where()
         statement = f"SELECT created, seq FROM tasks WHERE id = ? AND {where}"
         row = self._one(statement, (task_id, *values))
@@ -315,11 +317,6 @@ class TaskDatabase:
         self._file.write(
             lambda c: c.execute("DELETE FROM listings WHERE project = ? AND status = ?", scope.key)
         )
-
-    def drop_other_differences(self, scope: Scope) -> None:
-        """Note that the saved tasks of all scopes but *scope* may have a gap."""
-        statement = "DELETE FROM listings WHERE (project, status) != (?, ?)"
-        self._file.write(lambda c: c.execute(statement, scope.key))
 
     def select_ids(
         self, where: str, values: Sequence[Any], condition: Callable[[str], bool]

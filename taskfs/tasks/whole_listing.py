@@ -7,18 +7,16 @@ first page is read again at the end, and after a removal all pages are.
 
 import logging
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Final, NamedTuple, TypeVar
 
-import msgspec
-
 from taskfs.errors import BadResponse, Unavailable
-from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, PAGES_AT_ONCE, Task, TaskAPI, TaskPage
+from taskfs.model import MAX_PAGES, MAX_PASSES, PAGE_TASKS, PAGES_AT_ONCE, TaskAPI, TaskPage
 from taskfs.support.thread_pool import DaemonPool
 from taskfs.tasks.known_tasks import KnownTasks
 from taskfs.tasks.membership import remove_missing, remove_unlisted
+from taskfs.tasks.packed_page import PackedPage
 from taskfs.tasks.removal_search import find_removed
 from taskfs.tasks.selection import Scope
 
@@ -28,8 +26,8 @@ T = TypeVar("T")
 
 # Pages at the beginning whose finished tasks are kept in memory.
 KEPT_PAGES: Final = 2
-# Tries of a page in the background, and the seconds after the first; each later pause is as much
-# longer. The API may limit the rate.
+# Tries of the page that is needed next, in the background. The pause after the first try, in
+# seconds; after try n it is n times as long, because the API may limit the rate.
 PAGE_TRIES: Final = 5
 PAGE_PAUSE_S: Final = 10.0
 
@@ -41,31 +39,6 @@ class FirstPage(NamedTuple):
     began_s: float
 
 
-class PackedPage:
-    """The page *number* of a listing, whose request began at *began_s*.
-
-    The tasks are compressed in batches, because a page of them takes megabytes in thousands of
-    pieces, which leave gaps in the memory of the process. One thread at a time uses it.
-    """
-
-    def __init__(self, number: int, began_s: float) -> None:
-        self.number = number
-        self.began_s = began_s
-        self.count = 0  # of tasks
-        self.rest = TaskPage([], 0)  # the page without its tasks
-        self._batches: list[bytes] = []
-
-    def add(self, tasks: list[Task]) -> None:
-        """Add the next tasks."""
-        self.count += len(tasks)
-        self._batches.append(zlib.compress(msgspec.msgpack.encode(tasks), 1))
-
-    def batches(self) -> Iterator[list[Task]]:
-        """Yield the tasks; one batch is in memory at a time."""
-        for batch in self._batches:
-            yield msgspec.msgpack.decode(zlib.decompress(batch), type=list[Task])
-
-
 class Progress(NamedTuple):
     """The pages of a listing that were read, of all."""
 
@@ -73,26 +46,35 @@ class Progress(NamedTuple):
     total: int = 0
 
 
+class _Load(Future[float]):
+    """A whole listing in flight; *is_urgent* while a caller waits for it."""
+
+    is_urgent = False
+
+
 class WholeListing:
     """Reads whole listings, one at a time, in a thread of its own.
 
-    Safe for concurrent use: the lock guards the loads in flight. Callers of one scope share a load.
+    Safe for concurrent use: the condition guards the loads in flight, and wakes those that pause.
+    Callers of one scope share a load.
     """
 
     def __init__(self, api: TaskAPI, known: KnownTasks, clock: Callable[[], float]) -> None:
         self._api = api
         self._known = known
         self._clock = clock
-        self._lock = threading.Lock()
-        self._loads: dict[Scope, Future[float]] = {}
+        self._condition = threading.Condition()
+        self._loads: dict[Scope, _Load] = {}
         self._turn = threading.Lock()  # held by the load that reads pages
-        self._closed = threading.Event()
+        self._is_closed = False
         self._pool = DaemonPool(PAGES_AT_ONCE, "taskfs-listing-pages")
         self.progress = Progress()
 
     def close(self) -> None:
         """End the loads in flight after their next page."""
-        self._closed.set()
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()
         self._pool.shutdown(cancel_futures=True)
 
     def start(
@@ -105,22 +87,25 @@ class WholeListing:
     ) -> "Future[float]":
         """Read all pages of *scope*; the result is when the first request began.
 
-        A load that is not *urgent* outlasts failures of the API for some time. With *total_size*,
-        the number of tasks that the API has, it first searches a few pages for removed tasks
-        (`removal_search`), and reads all pages only if that does not explain the difference.
+        A load that is not *urgent* outlasts failures of the API for some time, until an urgent call
+        joins it. With *total_size*, the number of tasks that the API has, it first searches a few
+        pages for removed tasks (`removal_search`), and reads all pages only if that does not
+        explain the difference.
         """
-        with self._lock:
-            load = self._loads.get(scope)
-            if load is None:
-                load = Future()
+        with self._condition:
+            load = self._loads.get(scope) or _Load()
+            load.is_urgent = load.is_urgent or urgent
+            self._condition.notify_all()
+            if scope not in self._loads:
                 # Not in a pool: the time limit of a request counts from the submission of the work.
                 threading.Thread(
                     target=self._run,
-                    args=(load, scope, first, urgent, total_size),
+                    args=(load, scope, first, total_size),
                     name="taskfs-listing",
                     daemon=True,
                 ).start()
-                self._loads[scope] = load  # not before: a thread that did not start ends no load
+                # After the start: if no thread starts, nothing ends the load.
+                self._loads[scope] = load
             return load
 
     def submit(self, work: Callable[[], T]) -> "Future[T]":
@@ -129,19 +114,18 @@ class WholeListing:
 
     def _run(
         self,
-        load: "Future[float]",
+        load: _Load,
         scope: Scope,
         first: FirstPage | None,
-        urgent: bool,
         total_size: int | None,
     ) -> None:
         try:
             with self._turn:
                 result = self._clock()
-                if total_size is None or not self._remove_missing(scope, total_size, urgent):
-                    result = self._read(scope, first, urgent)
+                if total_size is None or not self._remove_missing(scope, total_size, load):
+                    result = self._read(scope, first, load)
         except BaseException as exc:
-            if not urgent:
+            if not load.is_urgent:
                 log.info("the whole listing was not read: %s", exc)
             self._end(scope)
             load.set_exception(exc)
@@ -151,19 +135,19 @@ class WholeListing:
 
     def _end(self, scope: Scope) -> None:
         self.progress = Progress()
-        with self._lock:
+        with self._condition:
             self._loads.pop(scope, None)
 
-    def _remove_missing(self, scope: Scope, total_size: int, urgent: bool) -> bool:
+    def _remove_missing(self, scope: Scope, total_size: int, load: _Load) -> bool:
         """Remove the tasks that a search misses; return whether that explains *total_size*."""
         database = self._known.database
         start_seq = database.last_seq()
         ids = database.ids(scope.selection)
-        if database.difference(scope) or len(ids) <= total_size:
+        if database.difference(scope) != 0 or len(ids) <= total_size:
             return False
 
         def fetch(numbers: Sequence[int]) -> Iterator[tuple[int, TaskPage]]:
-            for page in self.fetch_all(scope, numbers, urgent):
+            for page in self.fetch_all(scope, numbers, load):
                 self.store(page)
                 tasks = [task for batch in page.batches() for task in batch]
                 yield page.number, page.rest._replace(tasks=tasks)
@@ -171,16 +155,18 @@ class WholeListing:
         removed = find_removed(fetch, ids, total_size, PAGE_TASKS)
         if removed is None or database.last_seq() != start_seq:
             return False  # the pages have moved meanwhile
+        if database.count(scope) != len(ids):
+            return False  # another process has changed the saved tasks
         remove_missing(self._api, self._known, scope, removed, self._clock)
         return True
 
-    def _read(self, scope: Scope, first: FirstPage | None, urgent: bool) -> float:
+    def _read(self, scope: Scope, first: FirstPage | None, load: _Load) -> float:
         union: set[str] = set()
         first_began_s = self._clock()
         for _ in range(MAX_PASSES):
             generation = self._known.database.generation
             start_seq = self._known.database.last_seq()
-            current = _Pass(self, scope, urgent, start_seq)
+            current = _Pass(self, scope, load, start_seq)
             current.read(first)
             first = None
             if self._known.database.generation != generation:
@@ -216,24 +202,26 @@ class WholeListing:
         if scope == Scope():
             self._known.whole_as_of_s = max(self._known.whole_as_of_s, last.began_s)
 
-    def fetch(self, scope: Scope, number: int, urgent: bool) -> PackedPage:
+    def fetch(self, scope: Scope, number: int, load: _Load) -> PackedPage:
         """Return a page of *scope*."""
-        return next(self.fetch_all(scope, [number], urgent))
+        return next(self.fetch_all(scope, [number], load))
 
-    def fetch_all(self, scope: Scope, numbers: Iterable[int], urgent: bool) -> Iterator[PackedPage]:
-        """Yield pages in order.
+    def fetch_all(
+        self, scope: Scope, numbers: Iterable[int], load: _Load | None = None
+    ) -> Iterator[PackedPage]:
+        """Yield pages in order; only a *load* that is not urgent outlasts failures.
 
         At most `PAGES_AT_ONCE` are in flight, and with those that wait to be taken twice that many.
         """
         waiting: dict[int, Future[PackedPage]] = {}
         for number in numbers:
-            if self._closed.is_set():
+            if self._is_closed:
                 raise Unavailable("the mount is ending")
             waiting[number] = self._pool.submit(self._request, scope, number)
             if len(waiting) >= 2 * PAGES_AT_ONCE:
-                yield self._take_first(scope, waiting, urgent)
+                yield self._take_first(scope, waiting, load)
         while waiting:
-            yield self._take_first(scope, waiting, urgent)
+            yield self._take_first(scope, waiting, load)
 
     def _request(self, scope: Scope, number: int) -> PackedPage:
         page = PackedPage(number, self._clock())
@@ -243,7 +231,7 @@ class WholeListing:
         return page
 
     def _take_first(
-        self, scope: Scope, waiting: "dict[int, Future[PackedPage]]", urgent: bool
+        self, scope: Scope, waiting: "dict[int, Future[PackedPage]]", load: _Load | None
     ) -> PackedPage:
         """Return the first page of *waiting*; request pages that have failed again, after a pause.
 
@@ -251,18 +239,28 @@ class WholeListing:
         """
         number = next(iter(waiting))
         for tries in range(1, PAGE_TRIES + 1):
+            is_last = tries == PAGE_TRIES or (load is not None and load.is_urgent)
             try:
                 page = waiting[number].result()
                 del waiting[number]
                 return page
             except Unavailable:
-                is_last = urgent or tries == PAGE_TRIES
-                if is_last or self._closed.wait(PAGE_PAUSE_S * tries):
+                if load is None or is_last or not self._pause(load, PAGE_PAUSE_S * tries):
                     raise
             for each, request in waiting.items():
-                if request.done() and request.exception() is not None:
+                if request.done() and isinstance(request.exception(), Unavailable):
                     waiting[each] = self._pool.submit(self._request, scope, each)
         raise AssertionError("unreachable")
+
+    def _pause(self, load: _Load, seconds: float) -> bool:
+        """Let other loads read pages until *load* is urgent; return False once this is closed."""
+        self._turn.release()
+        try:
+            with self._condition:
+                self._condition.wait_for(lambda: load.is_urgent or self._is_closed, seconds)
+                return not self._is_closed
+        finally:
+            self._turn.acquire()
 
     def store(self, page: PackedPage, seq: int | None = None) -> list[str]:
         """Store the tasks of *page*, and return their ids.
@@ -286,10 +284,10 @@ class _Pass:
     `is_exact` is whether `ids` are all tasks.
     """
 
-    def __init__(self, listing: WholeListing, scope: Scope, urgent: bool, start_seq: int) -> None:
+    def __init__(self, listing: WholeListing, scope: Scope, load: _Load, start_seq: int) -> None:
         self._listing = listing
         self._scope = scope
-        self._urgent = urgent
+        self._load = load
         self._start_seq = start_seq
         self._count = 0
         self._has_shrunk = False
@@ -302,7 +300,7 @@ class _Pass:
         """Read all pages."""
         listing = self._listing
         if first is None:
-            page = listing.fetch(self._scope, 1, self._urgent)
+            page = listing.fetch(self._scope, 1, self._load)
         else:
             page = PackedPage(1, first.began_s)
             page.add(first.page.tasks)
@@ -314,7 +312,7 @@ class _Pass:
         self.began_s, self._count = page.began_s, count
         self._add(page)
         without_news = 0
-        for page in listing.fetch_all(self._scope, range(2, count + 1), self._urgent):
+        for page in listing.fetch_all(self._scope, range(2, count + 1), self._load):
             news = self._add(page)
             listing.progress = Progress(page.number, count)
             without_news = 0 if news else without_news + 1
@@ -322,7 +320,7 @@ class _Pass:
                 break
         if self.total_size != first_size:
             number = 1
-            while self._add(listing.fetch(self._scope, number, self._urgent)) and number < count:
+            while self._add(listing.fetch(self._scope, number, self._load)) and number < count:
                 number += 1
 
     @property

@@ -15,11 +15,12 @@ from taskfs.model import Task, TaskPage
 from taskfs.support.interruptible_wait import Waiter
 from taskfs.tasks.accounts import open_database
 from taskfs.tasks.known_tasks import KnownTasks
+from taskfs.tasks.packed_page import PackedPage
 from taskfs.tasks.selection import Scope
 from taskfs.tasks.task_cache import TaskCache
 from taskfs.tasks.task_filter import TaskFilter
 from taskfs.tasks.task_groups import TaskGroups
-from taskfs.tasks.whole_listing import PackedPage, WholeListing
+from taskfs.tasks.whole_listing import WholeListing
 from tests.mounts import eventually
 from tests.threads import no_new_threads
 from tests.unit.fakes import Clock, FakeAPI, await_pool, task_cache_of, task_of
