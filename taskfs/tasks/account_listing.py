@@ -232,7 +232,12 @@ class AccountListing:
         self._other_version = self._counted_version = other
 
     def _is_short(self, scope: Scope) -> bool:
-        """Whether fewer tasks are saved than the API had when *scope* was updated."""
+        """Whether fewer tasks are saved than the API had when *scope* was updated.
+
+        Tasks that leave the listing of a status are not missing.
+        """
+        if scope.status is not None:
+            return False
         difference = self._database.difference(scope)
         count = self._database.count(scope, self.selection.max_seq)
         return difference is not None and count + difference < self._totals.get(scope, 0)
@@ -291,7 +296,8 @@ class AccountListing:
             if difference is None or count + difference == total_size:
                 continue
             log.info("%d tasks are known, and the API has %d", count, total_size)
-            may_lack = total_size < 0 or count + difference < total_size
+            # Tasks join the listing of a status wherever they were created; all others are at its top.
+            may_lack = scope.status is None and not 0 <= total_size <= count + difference
             is_searched = count > SMALL_TASKS and not may_lack
             urgent = may_lack or count <= SMALL_TASKS or self._waits_for_removals
             load = self._whole.start(

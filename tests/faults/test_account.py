@@ -286,6 +286,18 @@ def test_another_mount_with_a_filter(
         assert shows(fs, cloud)
 
 
+def test_a_task_that_joins_a_long_listing_of_a_status(account: FakeCloud, tmp_path: Path) -> None:
+    """F-27: A task that joins the listing of a status is looked for in the background."""
+    task = account.add_task(status="computation-started", create_time=created(10))
+    with in_process(account, tmp_path, {**QUICK, "status": "success"}) as fs:
+        before = tasks_of(fs)
+        account.set_status(task, "success")
+        late = account.faults.add("stall", match=lambda r: r.query.get("page") == ["3"], times=None)
+        eventually(lambda: tasks_of(fs) == before and late.hits > 0)
+        account.faults.clear()
+        eventually(lambda: task in tasks_of(fs))
+
+
 def test_the_newest_tasks_beside_a_mount_with_a_filter(account: FakeCloud, tmp_path: Path) -> None:
     """F-27, F-18: Many of the newest tasks that another mount has removed cost one request."""
     tasks = [account.add_task(status="computation-started") for _ in range(20)]
