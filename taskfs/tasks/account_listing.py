@@ -296,7 +296,7 @@ class AccountListing:
             if difference is None or count + difference == total_size:
                 continue
             log.info("%d tasks are known, and the API has %d", count, total_size)
-            # Tasks join the listing of a status wherever they were created; all others are at its top.
+            # Tasks join the listing of a status as they change, wherever they were created.
             may_lack = scope.status is None and not 0 <= total_size <= count + difference
             is_searched = count > SMALL_TASKS and not may_lack
             urgent = may_lack or count <= SMALL_TASKS or self._waits_for_removals
