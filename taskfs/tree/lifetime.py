@@ -4,8 +4,8 @@ import enum
 
 
 class Lifetime(enum.Enum):
-    """For how long the kernel may keep a name and its attributes."""
+    """When the kernel asks again for a name or its attributes."""
 
-    NONE = enum.auto()  # it asks each time
-    TIMEOUT = enum.auto()  # `--attr-timeout`
-    VERSION = enum.auto()  # until it is notified of a new version: see `page_cache`
+    NONE = enum.auto()  # each time
+    TIMEOUT = enum.auto()  # after `--attr-timeout`
+    VERSION = enum.auto()  # once it is notified of a new version: see `page_cache`

@@ -64,9 +64,11 @@ class _Pages:
 
 
 class PageCache:
-    """The kernel's pages of all archives. Safe for concurrent use: the lock guards the tables.
+    """The kernel's pages of all archives.
 
-    `changes` counts the versions that were loaded or dropped.
+    Safe for concurrent use: the lock guards the tables. A single look-up takes no lock.
+    `changes` counts how often an archive got another version than before, or was dropped. The first
+    load of an archive does not count.
     """
 
     def __init__(self, attr_timeout_s: float, clock: Callable[[], float] = age_clock) -> None:
@@ -78,8 +80,9 @@ class PageCache:
         self._archives: dict[ArchiveKey, _Pages] = {}
         # The open files of each archive: path, generation, size.
         self._opened: dict[ArchiveKey, Counter[tuple[str, int, int]]] = {}
-        # Paths whose pages were dropped after the last load of the archive; the archive whose files
-        # were opened first is the first one. After the first load all pages belong to it.
+        # Paths whose pages were dropped after the last load of the archive. The archives stand in
+        # the order in which their first paths were added. An archive that was loaded once needs no
+        # paths, because all pages belong to that load.
         self._fresh_paths: dict[ArchiveKey, set[str]] = {}
         self._fresh_count = 0  # of the paths of all archives
         self._damaged_paths: set[tuple[ArchiveKey, str]] = set()  # their pages may be wrong
@@ -123,14 +126,15 @@ class PageCache:
         """Return for how long the kernel may keep attributes and listings of *version*."""
         if self._invalidate is None or not self._attr_timeout_s:
             return Lifetime.TIMEOUT
-        pages = self._archives.get(key)
-        if pages is None or pages.version != version:
-            return Lifetime.TIMEOUT
-        # While an older version is open, sizes depend on it: see `reported_size`.
-        if pages.generation and (key in self._opened or self._clock() < pages.attrs_settled_s):
-            return Lifetime.TIMEOUT
-        pages.needs_invalidation = True
-        return Lifetime.VERSION
+        with self._lock:  # or `note_version` could change the version after it was compared
+            pages = self._archives.get(key)
+            if pages is None or pages.version != version:
+                return Lifetime.TIMEOUT
+            # While an older version is open, sizes depend on it: see `reported_size`.
+            if pages.generation and (key in self._opened or self._clock() < pages.attrs_settled_s):
+                return Lifetime.TIMEOUT
+            pages.needs_invalidation = True
+            return Lifetime.VERSION
 
     def has_open_files(self, key: ArchiveKey) -> bool:
         """Whether files of any version of the archive are open."""
@@ -140,6 +144,7 @@ class PageCache:
         """Note that *path*, of *size* bytes in this *version*, is opened."""
         with self._lock:
             pages = self._pages(key)
+            # A version that is not the last one loaded counts as that of the generation before.
             generation = pages.generation - (pages.version != version)
             opened = self._opened.setdefault(key, Counter())
             is_older_open = any(p == path and g < generation for (p, g, _) in opened)

@@ -1,5 +1,6 @@
 """`taskfs.tree.page_cache`: what the kernel may keep of the versions of an archive."""
 
+import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,25 @@ def page_cache(clock: Clock) -> PageCache:
     page_cache = PageCache(1.0, clock)
     page_cache.note_version(ARCHIVE, OLD)
     return page_cache
+
+
+def test_no_lifetime_is_computed_while_the_version_changes(clock: Clock) -> None:
+    """F-10: A listing of the older version that is computed while the kernel is notified of the
+    next one is not kept until the version after that."""
+    page_cache = PageCache(1.0, clock)
+    page_cache.note_version(ARCHIVE, OLD)
+    found: list[Lifetime] = []
+    reader = threading.Thread(target=lambda: found.append(page_cache.lifetime(ARCHIVE, OLD)))
+
+    def invalidate(path: str, done: Callable[[], None]) -> None:
+        reader.start()
+        reader.join(0.2)
+
+    page_cache.keep_versions(invalidate)
+    assert page_cache.lifetime(ARCHIVE, OLD) is Lifetime.VERSION
+    page_cache.note_version(ARCHIVE, NEW)
+    reader.join()
+    assert found == [Lifetime.TIMEOUT]
 
 
 def open_once(page_cache: PageCache, version: ObjectVersion, path: str = "a") -> PageCacheMode:
