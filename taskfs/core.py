@@ -90,7 +90,7 @@ class Core(NamedTuple):
         """Load and return the first page of each listing, or wait for the *pending* ones.
 
         Raises:
-            AccessDenied, Unavailable, BadResponse, NotFound: the API does not answer, or refuses.
+            AccessDenied, Unavailable, BadResponse, NotFound: the API does not respond, or refuses.
         """
         return self.tree.context.task_cache.load_first_page(pending)
 

@@ -50,7 +50,7 @@ class Closed(Unavailable, RuntimeError):
 
 
 class Unreachable(Unavailable):
-    """No response is possible, so there are no retries; the text names the fix."""
+    """No response is possible, so the request is not repeated; the text names the fix."""
 
 
 class NotCached(Unavailable):

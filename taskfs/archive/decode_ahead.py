@@ -9,7 +9,8 @@ class DecodeAhead:
     """Decides how much of one member to decode before its readers request it.
 
     It decides only; `AheadWorkers` decode. Not safe for concurrent use: the caller holds the
-    lock of the member's `SpanDecoder`, except for the methods that say otherwise.
+    lock of the member's `SpanDecoder`, except for the methods that say otherwise. Readers look at
+    `pattern.is_in_order` without the lock: an outdated value costs only time.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class DecodeAhead:
         return max(1, min(MAX_STEP_SPANS, 2 * self._budget.allowance(self) // SPAN))
 
     def close(self) -> None:
-        """Return this member's share of the budget."""
+        """Return this member's share of the budget. Needs no lock."""
         self._budget.unregister(self)
 
     def _decodes_at_once(self) -> bool:

@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 
 MAX_ENTRIES: Final = 8_000_000  # fewer than inode numbers have room for: `nodes.NUMBER_BITS`
 MAX_SIZE: Final = (1 << 63) - 1  # off_t
-MAX_WARNINGS: Final = 10  # lines in the log for the members that one archive leaves out
+# Lines in the log for the members that one archive leaves out: more would hide other messages.
+MAX_WARNINGS: Final = 10
 
 
 def build_index(

@@ -140,7 +140,11 @@ class SeekableDecoder:
         return self._decoder.checkpoint_count
 
     def drop_disk_checkpoints(self) -> None:
-        """Drop the checkpoints in the disk cache, and what was decoded from them."""
+        """Drop all that may come from a wrong checkpoint of the disk cache.
+
+        These are the checkpoints on disk and in memory, the cursors that began at one from the
+        disk, and all decoded spans.
+        """
         self._decoder.drop_disk_checkpoints()
 
     def close(self) -> None:
@@ -264,7 +268,8 @@ class SeekableDecoder:
         Release the lock in *held* once the checkpoint is saved.
         """
         number = cursor.output_offset // STRETCH + 1
-        self._decode_until(cursor, min(index, (number * STRETCH + SAVE_DELAY) // SPAN - 1), 1)
+        last = (number * STRETCH + SAVE_DELAY) // SPAN - 1  # the span that ends at that byte
+        self._decode_until(cursor, min(index, last), 1)
         if self._writer is not None:
             self._writer.when_saved(number, held.pop_all().close)
         else:

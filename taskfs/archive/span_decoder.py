@@ -59,7 +59,10 @@ class SpanDecoder:
             self.waiters.wake()
 
     def step(self, cursor: DecodeCursor, spans: int) -> memoryview | None:
-        """Decode one piece of compressed bytes; cache and return the output if it is complete.
+        """Decode one piece of compressed bytes.
+
+        Once the output of *spans* spans, or up to the member's end, is complete, cache and return
+        it. Return None before that.
 
         Raises:
             CorruptData: damaged data, a size or CRC-32 that does not match, or a checkpoint of the
@@ -74,6 +77,7 @@ class SpanDecoder:
         if output is None:
             return None
         with self.lock:
+            # Another thread removed the cursor: `drop_disk_checkpoints`.
             if cursor.is_from_disk and cursor not in self.cursors:
                 raise CorruptData("the checkpoint proved wrong")
             # In one step, so that a thread that finds the cursor past a span finds the span too.
@@ -109,7 +113,10 @@ class SpanDecoder:
         return len(self.cursors.checkpoints)
 
     def forget(self) -> None:
-        """Drop the checkpoints in memory and the idle cursors."""
+        """Drop the checkpoints in memory and the idle cursors.
+
+        Have the checkpoints saved on disk that cursors have passed.
+        """
         if self.writer is not None:
             self.writer.flush()
         with self.lock:
@@ -122,7 +129,11 @@ class SpanDecoder:
         self._spans.drop(self._id, 0, self.size // SPAN)
 
     def drop_disk_checkpoints(self) -> None:
-        """Drop the checkpoints in the disk cache, and what was decoded from them."""
+        """Drop all that may come from a wrong checkpoint of the disk cache.
+
+        These are the checkpoints on disk and in memory, the cursors that began at one from the
+        disk, and all decoded spans.
+        """
         if self.disk is not None:
             self.disk.drop()
         with self.lock:

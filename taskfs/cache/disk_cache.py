@@ -43,8 +43,9 @@ def cache_key(*parts: object) -> str:
 class DiskCache:
     """The cache directory.
 
-    Safe for concurrent use, by threads and by processes; it holds no lock while it reads or writes.
-    What fails is a miss, and only `open_segment` raises. The first write that fails is logged.
+    Safe for concurrent use, by threads and by processes. No thread waits for a lock while another
+    one reads or writes blocks; see also `segment_file`. What fails is a miss, and only
+    `open_segment` raises. The first write that fails is logged.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:

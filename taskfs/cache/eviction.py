@@ -20,7 +20,7 @@ RESERVE: Final = 0.05
 EVICT_TO: Final = 0.9
 # The files are counted again after writes of 1/16 of the limit, because other mounts write too.
 RECOUNT: Final = 16
-# Part of the limit that one index may take.
+# Part of the limit that one index may take: a larger one would evict most of the other files.
 MAX_SHARE: Final = 0.5
 CHECK_S: Final = 2.0  # between two checks of the free space while the cache is only read
 # Seconds without another eviction after one: some file systems report freed space late.

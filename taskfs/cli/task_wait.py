@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POLL_S: Final = 1.0  # seconds between two requests for the statuses
+# Seconds between two requests for the statuses. An end is reported about a second later, and many
+# waits at once send the API few requests.
+POLL_S: Final = 1.0
 
 
 class TaskWait:
     """Polls tasks until they have ended: one by its status, several by one listing per poll.
 
-    *task_ids* are those that have not ended; *on_end* is called with the record of each that has.
+    `task_ids` are the tasks that have not ended yet. *on_end* is called with the record of each
+    task that has ended, and with a line that describes its end.
     """
 
     def __init__(
@@ -164,7 +167,7 @@ class TaskWait:
                 if self._deadline is not None and not self._remaining_s(POLL_S):
                     raise WaitTimeout(str(exc)) from None
                 raise
-            except Unreachable:
+            except Unreachable:  # of the store, which has not answered before, unlike the API
                 raise
             except (Unavailable, BadResponse) as exc:
                 self._print_retry(exc)
@@ -176,7 +179,10 @@ class TaskWait:
             return
 
     def _try(self, request: Callable[[], T]) -> T | None:
-        """Return the answer to a request, None if it failed but may be retried."""
+        """Return the result of a request; None if it failed, so that it is sent again.
+
+        An API that is unreachable counts as well, because it has answered the first poll.
+        """
         try:
             return request()
         except (Unavailable, BadResponse) as exc:
@@ -188,7 +194,7 @@ class TaskWait:
         print_error(f"{exc}; trying again")
 
     def _remaining_s(self, max_s: float) -> float:
-        """Return *max_s*, or the seconds left until the limit of --timeout if that is less."""
+        """Return *max_s*, or the seconds left of `wait --timeout` if that is less."""
         if self._deadline is None:
             return max_s
         return max(0.0, min(max_s, self._deadline - time.monotonic()))

@@ -143,8 +143,8 @@ class TreeFinder:
             if found:
                 break
             with contextlib.suppress(NotFound):
-                folder = Found(f"{task_id}/{directory}", task.lookup(directory))
-                found = list(_expand(folder, names))
+                start = Found(f"{task_id}/{directory}", task.lookup(directory))
+                found = list(_expand(start, names))
         if not found:
             why = self._why_no_live_files(task_id) if names[0] == "live" else ""
             raise NotFound(f"there is no {task_id}/{path.path}{why}: see `taskfs ls {task_id}`")
@@ -157,11 +157,11 @@ def list_completions(core: "Core", path: TaskPath, typed: str) -> Iterator[str]:
     Directly below a task, the names in its outputs are candidates too.
     """
     tree = TreeFinder(core)
-    folders = tree.find(path)
+    directories = tree.find(path)
     if not path.path:
-        folders += tree.find(path._replace(path="outputs"))
-    for folder in folders:
-        for entry in folder.node.children():
+        directories += tree.find(path._replace(path="outputs"))
+    for directory in directories:
+        for entry in directory.node.children():
             slash = "/" if stat.S_ISDIR(entry.mode) else ""
             yield f"{typed}/{entry.name}{slash}"
 

@@ -89,8 +89,8 @@ def command(
     A terminal shows one line, rewritten in place; elsewhere each change is a line. If a task
     failed, its error and the last lines of its output are printed. The exit status is 0 if the
     tasks ended as success, and then their outputs are there; 1 if one ended badly; 3 if there is no
-    such task; 124 after --timeout. Network failures do not end the wait. Ctrl+C ends it (status
-    130), and the tasks continue.
+    such task; 124 after --timeout. Network failures do not end the wait once the first status has
+    arrived. Ctrl+C ends it (status 130), and the tasks continue.
     """
     line = StatusLine(sys.stderr if as_json else sys.stdout)
     wait: TaskWait | None = None

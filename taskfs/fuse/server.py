@@ -147,7 +147,7 @@ def _await_first_listing(core: "Core", config: Config, listing: FirstListing | N
     """Wait for the first listing; if the API fails, add to the error how many tasks are cached.
 
     Raises:
-        TaskFSError: the API does not answer, rejects the key, or knows no task of the filter.
+        TaskFSError: the API does not respond, rejects the key, or knows no task of the filter.
     """
     if config.offline:
         core.client.check()

@@ -39,7 +39,7 @@ from taskfs.support.thread_pool import DaemonPool
 log = logging.getLogger(__name__)
 
 # Tries of one kill, and the seconds between two of them, give or take a quarter: an API that is
-# restarted answers again within these few seconds.
+# restarted responds again within these few seconds.
 KILL_TRIES: Final = 5
 KILL_PAUSE_S: Final = 1.0
 # Tasks of a page that are parsed together: some 400 KB. A page has 500.

@@ -25,7 +25,7 @@ from taskfs.tasks.whole_listing import FirstPage, Progress, WholeListing
 
 log = logging.getLogger(__name__)
 
-# Tasks on the newest page, where the listing has several pages: a smaller page is answered sooner.
+# Tasks on the newest page, where the listing has several pages: a smaller page arrives sooner.
 NEWEST_TASKS: Final = 100
 # Pages that an update reads until one shows a known task; if none does, it reads all pages.
 MAX_NEWEST_PAGES: Final = 8
@@ -65,8 +65,9 @@ class AccountListing:
             api, known, task_filter, clock, partial(_load_pages, self._whole)
         )
         self._first_pages: dict[Scope, FirstPage] = {}
-        self._generation = self._database.generation  # when the listing in use was requested
+        self._generation = self._database.generation  # at the request for the listing in use
         self._load_generation = self._generation  # when `update` began a load
+        # The part of the database's version that changes when another process writes to it.
         self._other_version: object = None
         self._counted_version: object = None  # of the database when its tasks were counted
         self._needs_unfinished = False  # whether the last update requested the unfinished tasks
@@ -267,7 +268,8 @@ class AccountListing:
         for page in reversed(pages):  # the oldest first, so that a crash leaves no gap
             self._known.apply(page.page.tasks, page.began_s)
         totals = [page.page.total_size for page in pages]
-        # After a removal between two pages, the second one lacks a task: read all pages again.
+        # After a removal between two pages, the second one lacks a task. -1: the total is unknown,
+        # so it differs from the count, and `_compare_counts` starts a load.
         self._totals[scope] = totals[-1] if totals == sorted(totals) else -1
         return None
 
@@ -296,7 +298,8 @@ class AccountListing:
             if difference is None or count + difference == total_size:
                 continue
             log.info("%d tasks are known, and the API has %d", count, total_size)
-            # Tasks join the listing of a status as they change, wherever they were created.
+            # Tasks join the listing of a status as they change, wherever they were created. A total
+            # of -1 is not known.
             may_lack = scope.status is None and not 0 <= total_size <= count + difference
             is_searched = count > SMALL_TASKS and not may_lack
             urgent = may_lack or count <= SMALL_TASKS or self._waits_for_removals

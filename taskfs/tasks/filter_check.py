@@ -39,7 +39,7 @@ def check_filter(
 
     Raises:
         ConfigError: one does not exist; the message names those that do.
-        AccessDenied, Unavailable: the API does not answer.
+        AccessDenied, Unavailable: the API does not respond.
     """
     listed = list(tasks)
     seen = {task.status for task in listed}

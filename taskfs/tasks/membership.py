@@ -1,4 +1,4 @@
-"""Removal of saved tasks that a response does not show, or a request for each.
+"""Removal of the saved tasks that a response lacks: at once, or after a request for each task.
 
 `UnfinishedUpdater` compares the saved tasks with the listing of all unfinished tasks.
 """
@@ -14,7 +14,8 @@ from taskfs.tasks.task_filter import TaskFilter
 
 # Tasks that are requested one by one; if there are more, pages of a listing are cheaper.
 MAX_SINGLE_REQUESTS: Final = 16
-# Pages that are read again to learn how tasks have ended.
+# Pages that are read again to learn how tasks have ended. If the tasks lie on more pages, each task
+# is requested, because most records of those pages are not needed.
 MAX_ENDED_PAGES: Final = 40
 
 

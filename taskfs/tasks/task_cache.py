@@ -104,7 +104,7 @@ class TaskCache:
         """Load the first page in this thread, or wait for the *pending* one; load the rest later.
 
         Raises:
-            AccessDenied, Unavailable, BadResponse, NotFound: the API does not answer, or refuses.
+            AccessDenied, Unavailable, BadResponse, NotFound: the API does not respond, or refuses.
         """
         pages: list[TaskPage] = []
 

@@ -39,7 +39,7 @@ class TaskFilter(NamedTuple):
         """Return the first page of each scope; with `last`, one with all tasks.
 
         Raises:
-            AccessDenied, Unavailable, BadResponse, NotFound: the API does not answer, or refuses.
+            AccessDenied, Unavailable, BadResponse, NotFound: the API does not respond, or refuses.
         """
         if self.last is not None:
             return [self._list_last(api, scope, self.last) for scope in self.scopes]

@@ -80,7 +80,7 @@ class MetadataAttributes:
 
         def change() -> None:
             request()
-            # Not `reload`: it may join a request that the API answers as of before the change.
+            # Not `reload`: the response that it joins may be of the time before the change.
             self._context.task_cache.load(self._task_id)
 
         self._context.waiter.result(self._context.api_pool.submit(change))

@@ -14,7 +14,8 @@ from typing import Final
 # Seconds between two checks of the watchdog. A thread that serves the same request at both loses
 # the lead. An answer from memory takes far less; a user does not notice the delay.
 WATCH_S: Final = 0.02
-# Checks without a request after which the watchdog sleeps until the next request.
+# Checks without a request after which the watchdog sleeps until the next request: a mount without
+# requests wakes the processor for one second only.
 MAX_QUIET: Final = 50
 
 

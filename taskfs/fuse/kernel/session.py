@@ -49,7 +49,8 @@ MAX_IDLE: Final = 16  # threads that wait for the lead; further ones end after a
 # Reads in flight that the kernel sends ahead of programs, for all files together. Its default of 12
 # leaves fast stores idle.
 BACKGROUND: Final = 64
-# Seconds that requests in flight get to end once the mount is gone.
+# Seconds that requests in flight get to end once the mount is gone. Longer ones wait for the
+# network, and no program needs their answers any more.
 DRAIN_TIMEOUT_S: Final = 2.0
 FEATURES: Final = (
     Feature.ASYNC_READ
