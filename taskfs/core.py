@@ -61,7 +61,7 @@ NO_TURN_SERVER: Final = "127.0.0.1:9"
 BLOCK_MEMORY: Final = 32 << 20
 SPAN_MEMORY: Final = 16 << 20
 # Bytes of private memory of a mount above which these caches, the checkpoints and the read-ahead
-# shrink, down to a quarter. Large listings, archives and answers take more for a moment: up to
+# shrink, down to a quarter. Large listings, archives and responses take more for a moment: up to
 # 160 MB in all.
 PRIVATE_MEMORY: Final = 128 << 20
 # Threads that fetch ranges of archives, send requests to the API, and open archives.

@@ -92,8 +92,8 @@ def _open_directory(path: Path) -> int:
 def _changed_s(root: Path) -> float:
     """Return when anything beneath *root* changed last."""
     times = [root.stat().st_mtime]
-    for directory, folders, names in os.walk(root):
-        for name in (*folders, *names):
+    for directory, directories, names in os.walk(root):
+        for name in (*directories, *names):
             with contextlib.suppress(OSError):
                 times.append(os.lstat(os.path.join(directory, name)).st_mtime)
     return max(times)

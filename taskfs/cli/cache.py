@@ -31,8 +31,8 @@ def command(settings: Settings, task_ids: tuple[str, ...], clear: bool) -> None:
     """Show where the disk cache is, how much it holds, and of which tasks.
 
     Files of unfinished tasks, of replaced archives and of other accounts count as `other`. --clear
-    without an ID removes those too, and the folders that older versions of taskfs left. It is safe
-    while mounts use the cache. No request is sent.
+    without an ID removes those too, and the directories that older versions of taskfs left. It is
+    safe while mounts use the cache. No request is sent.
     """
     config = settings.load_without_requests()
     configure_logging(config)

@@ -50,8 +50,8 @@ def complete_paths(
     """Complete ID/PATH: the ids of tasks, then the names in their directories."""
     if "/" not in incomplete:
         return complete_tasks()(ctx, param, incomplete)
-    folder, _, _ = incomplete.rpartition("/")
-    return _run_limited(ctx, lambda config: _list_names(config, folder, incomplete), incomplete)
+    directory, _, _ = incomplete.rpartition("/")
+    return _run_limited(ctx, lambda config: _list_names(config, directory, incomplete), incomplete)
 
 
 def complete_members(
@@ -65,15 +65,15 @@ def complete_members(
     base = f"{task_ids[0]}/{'inputs' if ctx.params.get('inputs') else 'outputs'}/"
 
     def fetch(config: Config) -> Iterable[CompletionItem]:
-        folder = (base + incomplete).rpartition("/")[0]
-        for item in _list_names(config, folder, base + incomplete):
+        directory = (base + incomplete).rpartition("/")[0]
+        for item in _list_names(config, directory, base + incomplete):
             yield CompletionItem(item.value.removeprefix(base))
 
     return _run_limited(ctx, fetch, incomplete)
 
 
-def _list_names(config: Config, folder: str, incomplete: str) -> Iterable[CompletionItem]:
-    """Yield the paths in *folder* that begin with *incomplete*, directories with a slash.
+def _list_names(config: Config, directory: str, incomplete: str) -> Iterable[CompletionItem]:
+    """Yield the paths in *directory* that begin with *incomplete*, directories with a slash.
 
     A single directory is followed by its own entries, because shells put a blank after a single
     candidate.
@@ -84,7 +84,7 @@ def _list_names(config: Config, folder: str, incomplete: str) -> Iterable[Comple
 
     core = open_core(replace(config, read_only=True))
     with closing(core):
-        names = list(list_completions(core, parse_task_path(folder), folder))
+        names = list(list_completions(core, parse_task_path(directory), directory))
         names = [name for name in names if name.startswith(incomplete)]
         if len(names) == 1 and names[0].endswith("/"):
             inner = names[0].rstrip("/")

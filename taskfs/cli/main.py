@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if COMPLETION_VARIABLE in os.environ:
         from taskfs.cli.completion import answer
 
-        _exit_now(answer(taskfs))  # do not wait for threads whose answers came too late
+        _exit_now(answer(taskfs))  # do not wait for threads whose responses came too late
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         status = _run(words)

@@ -167,7 +167,7 @@ class TaskWait:
                 if self._deadline is not None and not self._remaining_s(POLL_S):
                     raise WaitTimeout(str(exc)) from None
                 raise
-            except Unreachable:  # of the store, which has not answered before, unlike the API
+            except Unreachable:  # of the store, which has not responded before, unlike the API
                 raise
             except (Unavailable, BadResponse) as exc:
                 self._print_retry(exc)
@@ -181,7 +181,7 @@ class TaskWait:
     def _try(self, request: Callable[[], T]) -> T | None:
         """Return the result of a request; None if it failed, so that it is sent again.
 
-        An API that is unreachable counts as well, because it has answered the first poll.
+        An API that is unreachable counts as well, because it has responded to the first poll.
         """
         try:
             return request()

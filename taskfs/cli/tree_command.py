@@ -51,7 +51,7 @@ def open_tree(settings: Settings, paths: Sequence[TaskPath]) -> Iterator[TreeFin
     """Yield a reader of the tree that *settings* describe; it cannot change tasks.
 
     The records of the tasks in *paths* are requested before the core is imported, because its
-    import takes as long as an answer; without *paths*, the listing is.
+    import takes as long as a response; without *paths*, the listing is.
     """
     config = settings.load()
     configure_logging(config)

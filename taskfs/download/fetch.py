@@ -30,7 +30,7 @@ def download_all(
 ) -> list[Failure]:
     """Download all *items*; return the files that failed for reasons of their own.
 
-    A failure that concerns more than its own file (no answer, no access, the disk) ends the run
+    A failure that concerns more than its own file (no response, no access, the disk) ends the run
     and is raised, and so is an interrupt; unfinished files are removed first. *progress* is called
     from several threads, one at a time. *warn* is called with a text for the user if the
     files are complete but their times could not be set.

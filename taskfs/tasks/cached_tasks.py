@@ -25,9 +25,9 @@ def files_by_task(root: Path, namespace: str, tasks: Iterable[Task]) -> dict[str
     """Return the cached files of those of *tasks* that have any; *namespace* is the API's URL."""
     indexes = _names(root / INDEXES)
     blocks: defaultdict[str, list[Path]] = defaultdict(list)
-    for folder in _names(root / "blocks"):
-        for name in _names(root / "blocks" / folder):
-            blocks[name.partition("-")[0]].append(root / "blocks" / folder / name)
+    for directory in _names(root / "blocks"):
+        for name in _names(root / "blocks" / directory):
+            blocks[name.partition("-")[0]].append(root / "blocks" / directory / name)
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for task in tasks:
         for kind in ArchiveKind:

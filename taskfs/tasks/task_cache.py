@@ -224,7 +224,7 @@ class TaskCache:
         """Return the task as a request shows it that begins after this call; a terminal status is
         final and needs none.
 
-        Raises what `get` raises, and Unavailable if no answer comes within *timeout_s* seconds.
+        Raises what `get` raises, and Unavailable if no response comes within *timeout_s* seconds.
         """
         began_s = self._clock()
         while True:

@@ -24,13 +24,13 @@ from taskfs.tree.handles import PushableHandle
 
 log = logging.getLogger(__name__)
 
-# Pushes at the same time. The kernel has a limited number of reads in flight (session.BACKGROUND),
-# so some threads must be left to answer them.
+# Pushes after reads at the same time. The kernel has a limited number of reads in flight
+# (session.BACKGROUND), so some threads must be left to answer them.
 MAX_PUSHES: Final = 4
 
 
 class PagePush:
-    """The reads in flight and the open files, by file, and the number of pushes.
+    """The reads in flight and the open files, by file, and the number of pushes after reads.
 
     Safe for concurrent use: the lock guards all, and is never held during a read or a push.
     *write_pages* puts bytes into the kernel's page cache of a file. It gets a nodeid, an offset and
@@ -90,7 +90,10 @@ class PagePush:
                 self._pushing -= 1
 
     def push_at_open(self, nodeid: int, handle: PushableHandle) -> None:
-        """Push the ready bytes of a file of which `note_open` returned True: they are one piece."""
+        """Push the ready bytes of a file of which `note_open` returned True: they are one piece.
+
+        This waits for no read, so it does not count as one of `MAX_PUSHES`.
+        """
         try:
             if ready := handle.take_pushable():
                 piece = handle.read_for_push(ready.start, len(ready))
