@@ -31,7 +31,7 @@ def mount(
 ) -> None:
     """Mount the tree; return once it is live, or with *foreground* once it has ended.
 
-    *on_note* is called with a text if the API is slow to respond first. *adjust* runs in the
+    *on_note* is called with a text if the API's first response takes long. *adjust* runs in the
     process that serves the mount, before anything is listed: it returns the configuration to use
     and a function to call at the end. The demo starts its embedded cloud there.
 
