@@ -200,12 +200,8 @@ def test_waiting_for_a_late_archive_goes_on_after_a_suspend(setup: Setup) -> Non
     assert setup.registry().await_archive(late, ArchiveKind.OUTPUT) is not None
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_forget_covers_a_load_under_way(
-    setup: Setup, api: FakeAPI, disk: DiskCache, on_disk: bool
-) -> None:
-    """N-21: A refresh also forgets an answer in flight."""
-    registry = setup.registry(disk if on_disk else None)
+def put_old_then_new(api: FakeAPI, registry: ArchiveRegistry) -> None:
+    """Put an archive that is replaced, and refreshed by *registry*, while it is first requested."""
     put(api, Entry(b"artifacts/old", b"x"))
 
     def meanwhile() -> None:
@@ -214,6 +210,15 @@ def test_forget_covers_a_load_under_way(
         registry.forget()
 
     api.objects[PATH].before_reply = meanwhile
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_forget_covers_a_load_under_way(
+    setup: Setup, api: FakeAPI, disk: DiskCache, on_disk: bool
+) -> None:
+    """N-21: A refresh also forgets an answer in flight."""
+    registry = setup.registry(disk if on_disk else None)
+    put_old_then_new(api, registry)
     get(registry)  # this caller waited already, and may get the old version
     assert get(registry).index.lookup("new") is not None
     assert get(registry).index.lookup("old") is None
@@ -226,14 +231,7 @@ def test_a_refresh_covers_a_load_of_another_process(
 ) -> None:
     """N-21: After a refresh no index comes from the disk that another process requested before."""
     other, registry = setup.registry(DiskCache(tmp_path, 1 << 30)), setup.registry(disk)
-    put(api, Entry(b"artifacts/old", b"x"))
-
-    def meanwhile() -> None:
-        api.objects[PATH].before_reply = lambda: None
-        put(api, Entry(b"artifacts/new", b"y"))
-        registry.forget()
-
-    api.objects[PATH].before_reply = meanwhile
+    put_old_then_new(api, registry)
     assert get(other).index.lookup("old") is not None
     assert get(registry).index.lookup("new") is not None
 
