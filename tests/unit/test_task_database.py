@@ -1,6 +1,7 @@
 """`taskfs.tasks.task_database`: damaged files are misses, and no secret is written."""
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -398,15 +399,16 @@ def test_a_file_that_cannot_be_written_is_done_without(
 
 def temporary_bytes() -> int:
     """Return the length of the temporary files of databases that this process has open."""
-    descriptors = Path("/proc/self/fd").iterdir()
-    return sum(each.stat().st_size for each in descriptors if is_temporary(each))
+    gc.collect()  # closes the databases of earlier tests
+    return sum(map(temporary_length, Path("/proc/self/fd").iterdir()))
 
 
-def is_temporary(descriptor: Path) -> bool:
+def temporary_length(descriptor: Path) -> int:
     with contextlib.suppress(OSError):  # it is closed meanwhile
         target = os.readlink(descriptor)
-        return "etilqs" in target and target.endswith("(deleted)")
-    return False
+        if "etilqs" in target and target.endswith("(deleted)"):
+            return descriptor.stat().st_size
+    return 0
 
 
 def large_tasks(count: int) -> list[Task]:
